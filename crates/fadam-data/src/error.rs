@@ -1,0 +1,276 @@
+//! What can be wrong with data, in words that say where to look.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::text::Origin;
+
+/// The result of everything in this crate that reads, checks or writes data.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What is wrong, where, and what was expected instead.
+///
+/// Each message is complete in itself: the text of an underlying error (`cause`, `reason`) is part
+/// of it, and is not repeated by [`std::error::Error::source`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A path that was named does not exist.
+    #[error("{}: no such file or folder", path.display())]
+    MissingPath {
+        /// The path as it was given.
+        path: PathBuf,
+    },
+    /// The system refused an operation on a file.
+    #[error("{}: cannot {action} it: {cause}", path.display())]
+    Io {
+        /// What was tried: "read", "list", "write" or "create".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's answer.
+        cause: io::Error,
+    },
+    /// A file that was named is not of a kind that holds text.
+    #[error(
+        "{}: not a text source; expected a file ending in {expected}, or a folder of them",
+        path.display()
+    )]
+    UnsupportedExtension {
+        /// The path as it was given.
+        path: PathBuf,
+        /// The endings that are read.
+        expected: &'static str,
+    },
+    /// Two of the given paths lead to the same file.
+    #[error(
+        "{}: given twice; name each file once, and no file beside a folder that holds it",
+        path.display()
+    )]
+    DuplicateFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The bytes of a file are not UTF-8.
+    #[error(
+        "{}: byte {byte} (line {line}) is not UTF-8; re-encode the file, for example with iconv",
+        path.display()
+    )]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Offset of the first wrong byte from the beginning of the (decompressed) text, from 0.
+        byte: u64,
+        /// Its line, from 1.
+        line: usize,
+    },
+    /// A line of a JSON-lines file is not a JSON object.
+    #[error("{}:{line}: not JSON: {reason}; expected one object a line", path.display())]
+    NotJson {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A line of a JSON-lines file is an object without a string called "text".
+    #[error("{}:{line}: no string field \"text\": {reason}", path.display())]
+    NoText {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A gzip file ends before its data does.
+    #[error(
+        "{}: the gzip data ends early, in line {line} of the text; download or copy the file \
+         again",
+        path.display()
+    )]
+    TruncatedGzip {
+        /// The file.
+        path: PathBuf,
+        /// The line of the decompressed text that was being read, from 1.
+        line: usize,
+    },
+    /// A file that should be gzip is not, or its checksum is wrong.
+    #[error("{}: not valid gzip data, in line {line} of the text: {cause}", path.display())]
+    CorruptGzip {
+        /// The file.
+        path: PathBuf,
+        /// The line of the decompressed text that was being read, from 1.
+        line: usize,
+        /// What the decoder says.
+        cause: io::Error,
+    },
+    /// Not one document was found.
+    #[error("{place}: no text to train on: {report}")]
+    EmptyCorpus {
+        /// The paths that were read.
+        place: String,
+        /// What was there.
+        report: Box<crate::text::SourceReport>,
+    },
+    /// A held-out file is also a training file.
+    #[error(
+        "{}: both in the training and in the held-out text; name it in one of them only",
+        path.display()
+    )]
+    HeldOutOverlap {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The held-out fraction does not leave text on both sides.
+    #[error("data.eval_fraction = {value}: expected a number above 0 and below 1")]
+    EvalFraction {
+        /// The given value.
+        value: f64,
+    },
+    /// The text is too short for a split by this fraction.
+    #[error(
+        "data.eval_fraction = {eval_fraction} leaves no text on one side of the split: the \
+         corpus has {bytes} bytes; give more text or another fraction"
+    )]
+    TooSmallToSplit {
+        /// All bytes of the corpus.
+        bytes: u64,
+        /// The given fraction.
+        eval_fraction: f64,
+    },
+    /// A byte-level vocabulary has no room for the bytes.
+    #[error(
+        "data.vocab_size = {vocab_size}: a byte-level vocabulary needs at least {minimum}, the \
+         256 bytes and the end-of-text token"
+    )]
+    VocabSize {
+        /// The given size.
+        vocab_size: usize,
+        /// The smallest one.
+        minimum: usize,
+    },
+    /// The training text has fewer pieces than were asked for.
+    #[error(
+        "data.vocab_size = {vocab_size}: only {learned} pieces could be learned from {bytes} \
+         bytes of training text; lower data.vocab_size to {learned} or less, or give more text"
+    )]
+    TooFewPieces {
+        /// The given size.
+        vocab_size: usize,
+        /// What the text gives, bytes and end-of-text token included.
+        learned: usize,
+        /// The size of the training text.
+        bytes: u64,
+    },
+    /// A tokenizer file is not what the `tokenizers` library writes.
+    #[error("{}: not a tokenizer.json: {reason}", path.display())]
+    MalformedTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A tokenizer has no end-of-text token.
+    #[error(
+        "{}: no end-of-text token: looked for {}; name another one that the file has",
+        path.display(),
+        tried.join(", ")
+    )]
+    NoEosToken {
+        /// The file.
+        path: PathBuf,
+        /// The tokens that were looked for.
+        tried: Vec<String>,
+    },
+    /// The tokenizer cannot be trained or written.
+    #[error("the tokenizer: {reason}")]
+    Tokenizer {
+        /// What the library says.
+        reason: String,
+    },
+    /// A text cannot be encoded.
+    #[error("{place}: the tokenizer cannot encode it: {reason}")]
+    Encode {
+        /// The document (or documents) that was being encoded.
+        place: String,
+        /// What the library says.
+        reason: String,
+    },
+    /// A token id that the vocabulary does not have.
+    #[error("token {id} cannot be decoded: the vocabulary of {vocab_size} ids has no such token")]
+    UnknownToken {
+        /// The id.
+        id: u32,
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A vocabulary whose ids do not fit in 16 bits.
+    #[error(
+        "cannot export tokens as 16-bit numbers: the vocabulary has {vocab_size} ids, at most \
+         65536 fit; use a smaller data.vocab_size or another tokenizer"
+    )]
+    VocabAboveU16 {
+        /// The size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// A split has not enough tokens for one sequence.
+    #[error(
+        "the {split} split has {tokens} tokens, and one sequence of data.seq_len = {seq_len} \
+         needs {needed} (the target is one token ahead); give more text or shorter sequences"
+    )]
+    CorpusTooShort {
+        /// "training" or "held-out".
+        split: &'static str,
+        /// The tokens that are there.
+        tokens: usize,
+        /// The tokens that are needed.
+        needed: usize,
+        /// The length of a sequence.
+        seq_len: usize,
+    },
+    /// A number that must not be zero.
+    #[error("{field} = 0: expected at least 1")]
+    Zero {
+        /// The configuration key.
+        field: &'static str,
+    },
+    /// A saved position that belongs to other data or other settings.
+    #[error(
+        "the saved data position was made with {field} = {saved}, this run has {field} = \
+         {here}; resume with the settings and the data of the run that saved it"
+    )]
+    CursorMismatch {
+        /// What differs.
+        field: &'static str,
+        /// Its value in the cursor.
+        saved: String,
+        /// Its value in this run.
+        here: String,
+    },
+    /// A saved position that no run can reach.
+    #[error(
+        "the saved data position says batch {batch_index}, which no run reaches: the file is \
+         damaged"
+    )]
+    CursorOutOfRange {
+        /// The batch index in the cursor.
+        batch_index: u64,
+    },
+}
+
+impl Error {
+    /// An error of the `tokenizers` library about the documents from `first` to `last`.
+    pub(crate) fn encode(first: &Origin, last: &Origin, cause: &dyn std::error::Error) -> Self {
+        let place = if first == last {
+            first.to_string()
+        } else {
+            format!("{first} to {last}")
+        };
+        Self::Encode {
+            place,
+            reason: cause.to_string(),
+        }
+    }
+}

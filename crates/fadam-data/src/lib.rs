@@ -1,0 +1,42 @@
+//! From files to batches: what the experiments train on.
+//!
+//! For text, five steps, each usable without the others:
+//!
+//! ```text
+//! TextSource ─read→ Vec<Document> ─Split→ train, eval ─Tokenizer→ Corpus
+//! Corpus ─┬→ TrainBatches ─→ TokenBatch ─→ inputs, targets [B, T]
+//!         └→ EvalWindows  ─→ TokenBatch ─→ inputs, targets [B, T]
+//! ```
+//!
+//! ```
+//! use fadam_data::text::{BatchSpec, Corpus, Sampling, Split, TextSource, Tokenizer, TrainBatches};
+//!
+//! let folder = tempfile::tempdir()?;
+//! let text = "to be, or not to be: that is the question. ".repeat(40);
+//! std::fs::write(folder.path().join("a.txt"), text)?;
+//!
+//! let (documents, report) = TextSource::Paths(vec![folder.path().into()]).read()?;
+//! println!("{report}");
+//! let split = Split::by_fraction(documents, 0.25)?;
+//! let tokenizer = Tokenizer::train_byte_level_bpe(&split.train, 270)?;
+//! let corpus = Corpus::build(&split, &tokenizer)?;
+//!
+//! let spec = BatchSpec { sampling: Sampling::Windows, batch: 4, seq_len: 16, seed: 0 };
+//! let mut batches = TrainBatches::new(corpus.train(), spec)?;
+//! let (inputs, targets) = batches.next_batch().tensors(&candle_core::Device::Cpu)?;
+//! assert_eq!(inputs.dims(), [4, 16]);
+//! assert_eq!(targets.dims(), [4, 16]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Everything is deterministic: the same files, settings and seed give the same bytes, tokens and
+//! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`] counts
+//! what was left out, and what cannot be right is an [`Error`] that names the file, line or field.
+//! Speech and images will be modules beside [`text`].
+
+pub mod embedded;
+mod error;
+pub mod text;
+mod write_aside;
+
+pub use error::{Error, Result};

@@ -1,0 +1,9 @@
+//! The language model of the paper's section 4.1: a PaLM-style decoder.
+
+mod config;
+mod decoder;
+mod generate;
+
+pub use config::{ConfigError, Init, PalmConfig};
+pub use decoder::{Losses, Palm, Tokens};
+pub use generate::generate;
