@@ -1,0 +1,257 @@
+//! Checkpoints: `checkpoints/step-00000500/`, written aside, synced, renamed; the last K are kept.
+//!
+//! ```text
+//! model.safetensors       parameters and buffers by name
+//! optimizer.safetensors   state of the optimizer
+//! state.json              step, counters, cursor of the task: see `TrainState`
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use candle_core::safetensors::Load;
+use candle_core::{Tensor, Var};
+use fadam_core::{AnyOptimizer, NamedVars};
+use safetensors::SafeTensors;
+use serde_json::Value;
+
+use crate::state::{FORMAT, TrainState};
+use crate::{Error, atomic};
+
+/// The folder of the checkpoints, in the run folder.
+pub(crate) const FOLDER: &str = "checkpoints";
+
+/// Parameters and buffers by name, in a checkpoint's folder.
+pub const MODEL_FILE: &str = "model.safetensors";
+
+/// The optimizer's state, in a checkpoint's folder.
+pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+
+/// Everything else, in a checkpoint's folder.
+pub const STATE_FILE: &str = "state.json";
+
+/// Writes a checkpoint of `state.step` into `folder` and removes all but the last `keep`.
+pub(crate) fn save(
+    folder: &Path,
+    keep: usize,
+    model: &NamedVars,
+    optimizer: &AnyOptimizer,
+    state: &TrainState,
+) -> anyhow::Result<PathBuf> {
+    let path = folder.join(format!("step-{:08}", state.step));
+    let aside = path.with_extension("tmp");
+    write_aside(&aside, model, optimizer, state)
+        .and_then(|()| Ok(fs::rename(&aside, &path)?))
+        .and_then(|()| Ok(atomic::sync_folder(folder)?))
+        .with_context(|| format!("cannot write checkpoint {}", path.display()))?;
+    prune(folder, keep).with_context(|| format!("cannot tidy {}", folder.display()))?;
+    Ok(path)
+}
+
+fn write_aside(
+    aside: &Path,
+    model: &NamedVars,
+    optimizer: &AnyOptimizer,
+    state: &TrainState,
+) -> anyhow::Result<()> {
+    if aside.exists() {
+        fs::remove_dir_all(aside)?; // of a run that was killed while it wrote
+    }
+    fs::create_dir_all(aside)?;
+    let tensors: BTreeMap<&str, &Tensor> = model
+        .iter()
+        .map(|(name, var)| (name, var.as_tensor()))
+        .collect();
+    let model_path = aside.join(MODEL_FILE);
+    safetensors::serialize_to_file(tensors, None, &model_path)?;
+    File::open(&model_path)?.sync_all()?;
+    optimizer.save(aside.join(OPTIMIZER_FILE))?; // syncs by itself
+    let json = serde_json::to_string_pretty(state)?;
+    atomic::write_synced(&aside.join(STATE_FILE), json.as_bytes())?;
+    Ok(atomic::sync_folder(aside)?)
+}
+
+/// Removes all but the last `keep` checkpoints, and what killed runs left aside.
+fn prune(folder: &Path, keep: usize) -> anyhow::Result<()> {
+    let checkpoints = list(folder)?;
+    let old = checkpoints.len().saturating_sub(keep);
+    for (_, path) in &checkpoints[..old] {
+        fs::remove_dir_all(path)?;
+    }
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() && path.extension().is_some_and(|extension| extension == "tmp") {
+            fs::remove_dir_all(path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The last checkpoint in `folder`, if there is one.
+///
+/// # Errors
+///
+/// [`Error::Checkpoint`] when the folder exists and cannot be read.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>, Error> {
+    if !folder.exists() {
+        return Ok(None);
+    }
+    let checkpoints = list(folder).map_err(|err| Error::checkpoint(folder, err.to_string()))?;
+    Ok(checkpoints.into_iter().next_back().map(|(_, path)| path))
+}
+
+/// Step and path of every whole checkpoint, by step.
+fn list(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let step = name
+            .to_str()
+            .and_then(|n| n.strip_prefix("step-"))
+            .and_then(|n| n.parse().ok());
+        if let Some(step) = step {
+            found.push((step, entry.path()));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Reads a checkpoint into the optimizer and then the model. Everything is checked before the first
+/// variable is set.
+pub(crate) fn load(
+    checkpoint: &Path,
+    experiment: &str,
+    model: &NamedVars,
+    optimizer: &mut AnyOptimizer,
+) -> Result<TrainState, Error> {
+    let state = read_state(checkpoint, experiment)?;
+    let tensors = read_model(checkpoint, model)?;
+    let path = checkpoint.join(OPTIMIZER_FILE);
+    optimizer.load(&path).map_err(|err| match err {
+        fadam_core::Error::StateFile { reason, .. } => Error::checkpoint(&path, reason),
+        other => Error::checkpoint(&path, other.to_string()),
+    })?;
+    if optimizer.steps() != state.step {
+        let message = format!(
+            "it is of step {}, {STATE_FILE} beside it of step {}",
+            optimizer.steps(),
+            state.step
+        );
+        return Err(Error::checkpoint(&path, message));
+    }
+    set_all(&checkpoint.join(MODEL_FILE), tensors)?;
+    Ok(state)
+}
+
+/// Sets the variables of `model` to the weights of a checkpoint, for programs that only use the model.
+///
+/// # Errors
+///
+/// [`Error::Checkpoint`] naming the file when it is damaged or of another model; no variable is
+/// changed then.
+///
+/// ```no_run
+/// # fn open(vars: &fadam_core::NamedVars) -> Result<(), fadam_train::Error> {
+/// use fadam_train::checkpoint;
+/// let folder = std::path::Path::new("runs/train-llm-tiny/checkpoints");
+/// if let Some(last) = checkpoint::latest(folder)? {
+///     checkpoint::load_model(&last, vars)?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub fn load_model(checkpoint: &Path, model: &NamedVars) -> Result<(), Error> {
+    let tensors = read_model(checkpoint, model)?;
+    set_all(&checkpoint.join(MODEL_FILE), tensors)
+}
+
+fn set_all(path: &Path, tensors: Vec<(&Var, Tensor)>) -> Result<(), Error> {
+    for (var, tensor) in tensors {
+        var.set(&tensor)
+            .map_err(|err| Error::checkpoint(path, err.to_string()))?;
+    }
+    Ok(())
+}
+
+/// Reads and checks `state.json`.
+pub(crate) fn read_state(checkpoint: &Path, experiment: &str) -> Result<TrainState, Error> {
+    let path = checkpoint.join(STATE_FILE);
+    let failed = |message: String| Error::checkpoint(&path, message);
+    let text = fs::read_to_string(&path).map_err(|err| failed(format!("cannot be read: {err}")))?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|err| failed(format!("is not whole JSON: {err}")))?;
+    let format = &json["format"];
+    if *format != FORMAT {
+        return Err(failed(format!(
+            "has format {format}; this program reads format {FORMAT}"
+        )));
+    }
+    let state: TrainState =
+        serde_json::from_value(json).map_err(|err| failed(format!("is damaged: {err}")))?;
+    if state.experiment != experiment {
+        return Err(failed(format!(
+            "is of {}, this program is {experiment}",
+            state.experiment
+        )));
+    }
+    Ok(state)
+}
+
+/// The tensors of a checkpoint beside the variables they are for, checked and on their devices.
+fn read_model<'m>(
+    checkpoint: &Path,
+    model: &'m NamedVars,
+) -> Result<Vec<(&'m Var, Tensor)>, Error> {
+    let path = checkpoint.join(MODEL_FILE);
+    let failed = |message: String| Error::checkpoint(&path, message);
+    let bytes = fs::read(&path).map_err(|err| failed(format!("cannot be read: {err}")))?;
+    let file = SafeTensors::deserialize(&bytes)
+        .map_err(|err| failed(format!("is not a whole safetensors file: {err}")))?;
+    let mut differences: Vec<String> = file
+        .names()
+        .into_iter()
+        .filter(|name| model.get(name).is_none())
+        .map(|name| format!("{name} is not in this model"))
+        .collect();
+    differences.sort();
+    let mut tensors = Vec::with_capacity(model.len());
+    for (name, var) in model.iter() {
+        match file.tensor(name).map(|view| view.load(var.device())) {
+            Err(_) => differences.push(format!("{name} is missing")),
+            Ok(Err(err)) => differences.push(format!("{name}: {err}")),
+            Ok(Ok(t)) if t.shape() != var.shape() || t.dtype() != var.dtype() => {
+                differences.push(format!(
+                    "{name} is {}, in this model {}",
+                    kind(&t),
+                    kind(var)
+                ));
+            }
+            Ok(Ok(tensor)) => tensors.push((var, tensor)),
+        }
+    }
+    if differences.is_empty() {
+        return Ok(tensors);
+    }
+    Err(failed(format!(
+        "is of another model: {}",
+        shortened(&differences)
+    )))
+}
+
+fn kind(tensor: &Tensor) -> String {
+    format!("{:?} {:?}", tensor.dtype(), tensor.dims())
+}
+
+/// The first few, and how many more there are.
+fn shortened(differences: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = differences[..differences.len().min(SHOWN)].join("; ");
+    match differences.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown}; and {more} more"),
+    }
+}

@@ -1,0 +1,145 @@
+//! The command line that every experiment shares.
+
+use std::path::{Path, PathBuf};
+
+use crate::config::{Experiment, Override, RunConfig};
+use crate::run_folder::CONFIG_FILE;
+use crate::{DeviceChoice, Error, RunFolder};
+
+/// The arguments of every experiment; flatten them into a binary's own.
+///
+/// ```
+/// use clap::Parser;
+/// #[derive(Parser)]
+/// struct Args {
+///     #[command(flatten)]
+///     common: fadam_train::CommonArgs,
+/// }
+/// let args = Args::parse_from(["train-llm", "--config", "configs/llm/tiny.toml"]);
+/// let out = args.common.out_dir("train-llm");
+/// assert_eq!(out, std::path::Path::new("runs/train-llm-tiny"));
+/// ```
+#[derive(Debug, Clone, clap::Args)]
+pub struct CommonArgs {
+    /// TOML configuration; without one every key has its default (with --resume: the run's own)
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Overrides one key of the configuration; can be repeated
+    #[arg(long = "set", value_name = "KEY.PATH=VALUE")]
+    pub overrides: Vec<String>,
+
+    /// Run folder [default: runs/EXPERIMENT-STEM, with the stem of --config or "default"]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+
+    /// Continues the run in --out from its last checkpoint
+    #[arg(long)]
+    pub resume: bool,
+
+    /// Stops after step N, with a checkpoint; the schedule stays that of train.steps
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub steps: Option<u64>,
+
+    /// Overrides train.seed
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+
+    /// Where to compute: cpu, cuda, cuda:I, metal or metal:I
+    #[arg(long, default_value = "cpu")]
+    pub device: DeviceChoice,
+
+    /// Prints the final summary only
+    #[arg(long)]
+    pub quiet: bool,
+
+    /// Prints the resolved configuration as TOML and ends
+    #[arg(long)]
+    pub print_config: bool,
+}
+
+impl CommonArgs {
+    /// The run folder: `--out`, or `runs/<experiment>-<stem of --config>`, with the stem `default`
+    /// when there is no `--config`.
+    pub fn out_dir(&self, experiment: &str) -> PathBuf {
+        if let Some(out) = &self.out {
+            return out.clone();
+        }
+        let stem = self.config.as_deref().and_then(Path::file_stem);
+        let stem = stem.map_or("default".into(), |stem| stem.to_string_lossy());
+        Path::new("runs").join(format!("{experiment}-{stem}"))
+    }
+
+    /// The configuration: `--config` (or, with `--resume` and no `--config`, the one stored in the
+    /// run folder), then each `--set` in order, then `--seed`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Config`] and [`Error::CommandLine`], as [`RunConfig::load`].
+    pub fn load_config<E: Experiment>(&self) -> Result<RunConfig<E>, Error> {
+        let mut overrides = self
+            .overrides
+            .iter()
+            .map(|text| Override::parse(text))
+            .collect::<Result<Vec<_>, Error>>()?;
+        if let Some(seed) = self.seed {
+            overrides.push(Override::seed(seed)?);
+        }
+        let path = match &self.config {
+            Some(path) => Some(path.clone()),
+            None if self.resume => Some(self.run_folder(E::NAME)?.path().join(CONFIG_FILE)),
+            None => None,
+        };
+        RunConfig::load(path.as_deref(), &overrides)
+    }
+
+    /// The run folder, checked and not yet written to: a new or empty one, or with `--resume` one
+    /// that can be continued.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RunFolder`], as [`RunFolder::new_run`] and [`RunFolder::to_resume`].
+    pub fn run_folder(&self, experiment: &str) -> Result<RunFolder, Error> {
+        let out = self.out_dir(experiment);
+        if self.resume {
+            RunFolder::to_resume(out)
+        } else {
+            RunFolder::new_run(out)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Debug, Parser)]
+    struct Args {
+        #[command(flatten)]
+        common: CommonArgs,
+    }
+
+    #[test]
+    fn every_argument_is_understood() {
+        let line = "x --config a/b.toml --set train.batch=3 --set data.path=z --out o --resume \
+                    --steps 5 --seed 7 --device cuda:1 --quiet --print-config";
+        let args = Args::try_parse_from(line.split_whitespace())
+            .unwrap()
+            .common;
+        assert_eq!(args.overrides, ["train.batch=3", "data.path=z"]);
+        assert_eq!((args.steps, args.seed), (Some(5), Some(7)));
+        assert_eq!(args.device, DeviceChoice::Cuda(1));
+        assert_eq!(args.out_dir("x"), Path::new("o"));
+    }
+
+    #[test]
+    fn impossible_arguments_are_refused() {
+        for line in ["x --steps 0", "x --device gpu", "x --seed -1", "x --set"] {
+            assert!(
+                Args::try_parse_from(line.split_whitespace()).is_err(),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Every key of the common sections, documented in one place. Tests compare the list with what the
+//! structs accept and with their defaults, so that a table made from it cannot go stale.
+
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+
+use super::Experiment;
+
+/// What a configuration key means: a row of the table in `docs/config.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyDoc {
+    /// The key with its section: `train.batch`.
+    pub key: &'static str,
+    /// `integer`, `number`, `string`, `boolean`, ….
+    pub kind: &'static str,
+    /// The default, as TOML would write it, or a remark such as "the algorithm's".
+    pub default: &'static str,
+    /// One sentence, with the unit.
+    pub meaning: &'static str,
+    /// The values that are accepted.
+    pub range: &'static str,
+}
+
+const fn key(
+    key: &'static str,
+    kind: &'static str,
+    default: &'static str,
+    range: &'static str,
+    meaning: &'static str,
+) -> KeyDoc {
+    KeyDoc {
+        key,
+        kind,
+        default,
+        meaning,
+        range,
+    }
+}
+
+/// The keys of `[optimizer]`, `[schedule]`, `[train]` and `[checkpoint]`.
+#[rustfmt::skip]
+pub const COMMON_KEYS: &[KeyDoc] = &[
+    key("optimizer.algorithm", "string", "\"fadafactor\"", "fadam, fadafactor, adam, adafactor", "Algorithm 1, 2, 3 or 4 of the paper."),
+    key("optimizer.lr", "number", "the algorithm's", "≥ 0", "Learning rate η, before the schedule's factor."),
+    key("optimizer.beta1", "number", "the algorithm's", "0 ≤ β1 < 1", "Decay of the momentum m."),
+    key("optimizer.beta2", "number", "the algorithm's", "0 ≤ β2 < 1", "Decay of the Fisher information f."),
+    key("optimizer.eps", "number", "the algorithm's", "≥ 0", "ε, added to the denominator (to g² in Adafactor)."),
+    key("optimizer.eps2", "number or \"off\"", "the algorithm's", "> 0", "ε2 of the adaptive ε̂ = min(ε, ε2·RMS g); fadam, fadafactor."),
+    key("optimizer.clip", "number or \"off\"", "the algorithm's", "> 0", "c: no update has an RMS above it."),
+    key("optimizer.weight_decay", "number", "the algorithm's", "≥ 0", "λ."),
+    key("optimizer.rho", "number", "the algorithm's", "> 0", "ρ, the power of f in the denominator; fadam, fadafactor."),
+    key("optimizer.weight_decay_times_lr", "boolean", "the algorithm's", "true, false", "Whether λ is multiplied by the learning rate; adafactor."),
+    key("schedule.kind", "string", "\"constant\"", "constant, linear, cosine, inverse-sqrt, exponential, noam", "How the learning rate changes after the warm-up."),
+    key("schedule.warmup", "integer", "0", "≥ 0", "Steps over which the learning rate rises linearly to optimizer.lr."),
+    key("schedule.end", "number", "0.1", "0 to 1; exponential: > 0", "Factor on the learning rate at the last step; linear, cosine, exponential."),
+    key("schedule.d_model", "integer", "none", "≥ 1", "Width of the model in the formula; noam, which needs it."),
+    key("train.steps", "integer", "1000", "≥ 1", "Optimizer steps of the whole run; fixes the schedule."),
+    key("train.batch", "integer", "16", "≥ 1", "Sequences, utterances or images a step."),
+    key("train.seed", "integer", "0", "≥ 0", "Seed of everything random: initial weights, batches, dropout, samples."),
+    key("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
+    key("train.log_every", "integer", "10", "≥ 1", "Steps between training lines in metrics.jsonl, each the mean loss since the line before."),
+    key("checkpoint.every", "integer", "500", "≥ 1", "Steps between checkpoints; there is also one whenever the run ends or is interrupted."),
+    key("checkpoint.keep", "integer", "2", "≥ 1", "How many of the latest checkpoints are kept."),
+];
+
+/// `keys` as a Markdown table, a row a key.
+pub fn markdown_table<'a>(keys: impl IntoIterator<Item = &'a KeyDoc>) -> String {
+    let row = |doc: &KeyDoc| {
+        let KeyDoc {
+            key,
+            kind,
+            default,
+            meaning,
+            range,
+        } = doc;
+        format!("| `{key}` | {kind} | {default} | {range} | {meaning} |\n")
+    };
+    let head = "| key | type | default | range | meaning |\n|---|---|---|---|---|\n";
+    std::iter::once(head.to_owned())
+        .chain(keys.into_iter().map(row))
+        .collect()
+}
+
+/// Compares an experiment's key list with the fields that its `[model]` and `[data]` accept, and
+/// makes sure that unknown keys are refused there: for a test in each experiment.
+///
+/// # Errors
+///
+/// A sentence naming the keys that are documented but not accepted, or accepted but not documented.
+pub fn check_keys<E: Experiment>() -> Result<(), String> {
+    let mut accepted = fields_of::<E::Model>("model");
+    accepted.extend(fields_of::<E::Data>("data"));
+    compare(E::KEYS, &accepted)?;
+    for (section, refused) in [
+        ("model", refuses_unknown::<E::Model>()),
+        ("data", refuses_unknown::<E::Data>()),
+    ] {
+        if !refused {
+            return Err(format!(
+                "[{section}] accepts unknown keys: deny_unknown_fields is missing"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// As [`check_keys`], for the sections of this crate.
+#[cfg(test)]
+pub(super) fn check_common_keys() -> Result<(), String> {
+    use super::{CheckpointConfig, RawOptimizer, RawSchedule, TrainConfig};
+    let mut accepted = fields_of::<RawOptimizer>("optimizer");
+    accepted.extend(fields_of::<RawSchedule>("schedule"));
+    accepted.extend(fields_of::<TrainConfig>("train"));
+    accepted.extend(fields_of::<CheckpointConfig>("checkpoint"));
+    compare(COMMON_KEYS, &accepted)
+}
+
+fn compare(documented: &[KeyDoc], accepted: &[String]) -> Result<(), String> {
+    let documented: Vec<&str> = documented.iter().map(|doc| doc.key).collect();
+    let stale: Vec<_> = documented
+        .iter()
+        .filter(|k| !accepted.iter().any(|a| a == *k))
+        .collect();
+    let missing: Vec<_> = accepted
+        .iter()
+        .filter(|k| !documented.contains(&k.as_str()))
+        .collect();
+    if stale.is_empty() && missing.is_empty() && documented.len() == accepted.len() {
+        return Ok(());
+    }
+    Err(format!(
+        "documented but not accepted: {stale:?}; accepted but not documented: {missing:?}"
+    ))
+}
+
+fn refuses_unknown<T: DeserializeOwned>() -> bool {
+    toml::from_str::<T>("no-such-key = 0").is_err()
+}
+
+/// The fields that `T` asks serde for, each with its section before it.
+fn fields_of<T: DeserializeOwned>(section: &str) -> Vec<String> {
+    let mut fields = Vec::new();
+    // The error is how FieldNames ends the deserialization once it has seen the names.
+    let _ended = T::deserialize(FieldNames(&mut fields));
+    fields
+        .into_iter()
+        .map(|field| format!("{section}.{field}"))
+        .collect()
+}
+
+/// A deserializer that only listens to which fields a struct has.
+struct FieldNames<'a>(&'a mut Vec<&'static str>);
+
+impl<'de> Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.0.extend(fields);
+        Err(Self::Error::custom("names recorded"))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+        Err(Self::Error::custom("not a struct"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit
+        unit_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}

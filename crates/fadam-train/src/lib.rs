@@ -1,0 +1,74 @@
+//! The training engine that the experiments share: configuration, command line, run folder, loop,
+//! checkpoints, metrics.
+//!
+//! ```text
+//! TOML + --set ─► config::RunConfig ─┐
+//! --out, --resume ─► RunFolder ──────┼─► Trainer ─► metrics.jsonl, loss.svg, checkpoints/, summary.json
+//! an experiment's Task ──────────────┘
+//! ```
+//!
+//! An experiment brings two things: an [`Experiment`](config::Experiment) (its name and its `[model]`
+//! and `[data]` sections) and a [`Task`] (model, data, loss, evaluation). Its `main` is
+//!
+//! ```no_run
+//! # use clap::Parser;
+//! # use fadam_train::config::{Experiment, RunConfig};
+//! # use fadam_train::{CommonArgs, Outcome, Task, Trainer, run_main};
+//! # fn main_of<E: Experiment, T: Task>(build: fn(&RunConfig<E>) -> anyhow::Result<T>)
+//! #     -> std::process::ExitCode {
+//! # #[derive(Parser)]
+//! # struct Args { #[command(flatten)] common: CommonArgs }
+//! run_main(move || {
+//!     let args = Args::parse().common;
+//!     let config = args.load_config::<E>()?;
+//!     if args.print_config {
+//!         print!("{}", config.to_toml());
+//!         return Ok(Outcome::Completed);
+//!     }
+//!     let options = args.run_options::<E>()?; // refuses a used run folder before any data is read
+//!     let task = build(&config)?;
+//!     Trainer::new(task, &config, options)?.run()
+//! })
+//! # }
+//! ```
+//!
+//! # What is the same in two runs
+//!
+//! The same configuration on the same machine gives the same weights, optimizer state and
+//! `metrics.jsonl` to the last bit, whether or not the run was stopped and resumed in between. Only
+//! measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s` and
+//! `peak_rss_mb` in `summary.json`; `train_secs` and `wall_secs` in `state.json`.
+//!
+//! # Exit codes
+//!
+//! 0: completed, or stopped as asked; 1: failure; 2: bad input, nothing was overwritten; 130:
+//! interrupted after writing a checkpoint.
+
+mod atomic;
+pub mod checkpoint;
+mod cli;
+pub mod config;
+mod device;
+mod error;
+mod interrupt;
+mod metrics;
+mod options;
+mod plot;
+mod progress;
+mod run_folder;
+mod runtime;
+mod state;
+mod summary;
+mod task;
+mod trainer;
+
+pub use atomic::write as write_atomically;
+pub use cli::CommonArgs;
+pub use device::DeviceChoice;
+pub use error::{Error, bad_input, describe, exit_code};
+pub use interrupt::{EXIT_INTERRUPTED, Interrupt};
+pub use options::{Outcome, RunOptions};
+pub use run_folder::RunFolder;
+pub use runtime::run_main;
+pub use task::{Evaluation, Task};
+pub use trainer::Trainer;

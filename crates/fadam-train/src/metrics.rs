@@ -1,0 +1,212 @@
+//! `metrics.jsonl`: one JSON object a line, flushed as it is written.
+//!
+//! ```text
+//! {"step":0,"split":"eval","loss":7.62,"bits_per_byte":3.1}
+//! {"step":10,"split":"train","loss":7.1,"lr":0.001,"tokens":20480,"tokens_per_s":4812.3}
+//! ```
+//!
+//! A training line's `loss` is the mean over the steps since the line before. NaN and infinity are
+//! null. Rates (`…_per_s`) are measured, so two runs that agree bit for bit differ in them alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use serde::{Serialize, Serializer};
+use serde_json::Value;
+
+use crate::atomic;
+
+pub(crate) const FILE: &str = "metrics.jsonl";
+
+/// A JSON object whose fields stay in the order in which they were added.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Record(Vec<(String, Value)>);
+
+impl Record {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a field. A float that is NaN or infinite becomes null.
+    pub(crate) fn with(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
+        self.0.push((name.into(), value.into()));
+        self
+    }
+
+    pub(crate) fn with_all(mut self, fields: impl IntoIterator<Item = (String, Value)>) -> Self {
+        self.0.extend(fields);
+        self
+    }
+}
+
+impl Serialize for Record {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+/// The losses of a run so far, as `(step, loss)`: what the curve is drawn from.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Curves {
+    pub(crate) train: Vec<(u64, f64)>,
+    pub(crate) eval: Vec<(u64, f64)>,
+}
+
+impl Curves {
+    /// Adds a point; what is not finite cannot be drawn.
+    fn add(&mut self, split: &str, step: u64, loss: f64) {
+        if loss.is_finite() {
+            let curve = if split == "eval" {
+                &mut self.eval
+            } else {
+                &mut self.train
+            };
+            curve.push((step, loss));
+        }
+    }
+
+    fn add_line(&mut self, line: &str) {
+        let Ok(line) = serde_json::from_str::<Value>(line) else {
+            return;
+        };
+        if let (Some(split), Some(step), Some(loss)) = (
+            line["split"].as_str(),
+            line["step"].as_u64(),
+            line["loss"].as_f64(),
+        ) {
+            self.add(split, step, loss);
+        }
+    }
+}
+
+/// The open `metrics.jsonl` of a run.
+#[derive(Debug)]
+pub(crate) struct MetricsLog {
+    path: PathBuf,
+    /// Open once a line was written.
+    file: Option<File>,
+    /// The lines that are kept, until the first one is written after them.
+    kept: String,
+    lines: u64,
+    curves: Curves,
+}
+
+impl MetricsLog {
+    /// Opens `folder/metrics.jsonl` to go on after its first `keep` lines. Those after them, which a
+    /// run wrote after its last checkpoint, are dropped when the next line is written.
+    pub(crate) fn open(folder: &Path, keep: u64) -> anyhow::Result<Self> {
+        let path = folder.join(FILE);
+        let mut kept = String::new();
+        let mut curves = Curves::default();
+        let mut lines = 0;
+        match File::open(&path) {
+            Ok(file) => {
+                for line in BufReader::new(file).lines().take(usize::try_from(keep)?) {
+                    let line = line.with_context(|| format!("cannot read {}", path.display()))?;
+                    curves.add_line(&line);
+                    kept.push_str(&line);
+                    kept.push('\n');
+                    lines += 1;
+                }
+            }
+            Err(err) if err.kind() == ErrorKind::NotFound => {}
+            Err(err) => return Err(err).with_context(|| format!("cannot read {}", path.display())),
+        }
+        Ok(Self {
+            path,
+            file: None,
+            kept,
+            lines,
+            curves,
+        })
+    }
+
+    /// Appends a line: `step`, `split`, `loss`, then `fields`.
+    pub(crate) fn write(
+        &mut self,
+        step: u64,
+        split: &str,
+        loss: f64,
+        fields: impl IntoIterator<Item = (String, Value)>,
+    ) -> anyhow::Result<()> {
+        let record = Record::new()
+            .with("step", step)
+            .with("split", split)
+            .with("loss", loss)
+            .with_all(fields);
+        let line = serde_json::to_string(&record)? + "\n";
+        let mut file = match self.file.take() {
+            Some(file) => file,
+            None => self.create()?,
+        };
+        file.write_all(line.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.display()))?;
+        self.file = Some(file);
+        self.lines += 1;
+        self.curves.add(split, step, loss);
+        Ok(())
+    }
+
+    /// The file with the kept lines alone.
+    fn create(&mut self) -> anyhow::Result<File> {
+        atomic::write(&self.path, std::mem::take(&mut self.kept).as_bytes())?;
+        OpenOptions::new()
+            .append(true)
+            .open(&self.path)
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Waits until all lines are on the disk.
+    pub(crate) fn sync(&self) -> anyhow::Result<()> {
+        let Some(file) = &self.file else {
+            return Ok(());
+        };
+        file.sync_all()
+            .with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    pub(crate) fn lines(&self) -> u64 {
+        self.lines
+    }
+
+    pub(crate) fn curves(&self) -> &Curves {
+        &self.curves
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_keep_their_order_nan_is_null_and_reopening_drops_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        log.write(0, "eval", 2.5, [("bits".to_owned(), f64::NAN.into())])
+            .unwrap();
+        log.write(1, "train", 2.25, [("lr".to_owned(), 0.5.into())])
+            .unwrap();
+        log.write(2, "train", f64::INFINITY, []).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        assert_eq!(
+            text,
+            "{\"step\":0,\"split\":\"eval\",\"loss\":2.5,\"bits\":null}\n\
+             {\"step\":1,\"split\":\"train\",\"loss\":2.25,\"lr\":0.5}\n\
+             {\"step\":2,\"split\":\"train\",\"loss\":null}\n"
+        );
+
+        let mut log = MetricsLog::open(folder.path(), 2).unwrap();
+        let expected = Curves {
+            train: vec![(1, 2.25)],
+            eval: vec![(0, 2.5)],
+        };
+        assert_eq!((log.lines(), log.curves()), (2, &expected));
+        log.write(3, "train", 2.0, []).unwrap();
+        let reopened = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let first_two: String = text.split_inclusive('\n').take(2).collect();
+        let third = "{\"step\":3,\"split\":\"train\",\"loss\":2.0}\n";
+        assert_eq!(reopened, first_two + third);
+    }
+}

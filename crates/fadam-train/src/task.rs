@@ -1,0 +1,104 @@
+//! What is trained: the single joint between the engine and an experiment.
+
+use candle_core::Tensor;
+use fadam_core::NamedVars;
+use serde_json::Value;
+
+/// Model, data, loss and metrics of an experiment, as the [`Trainer`](crate::Trainer) sees them.
+///
+/// Everything random comes from seeded generators of the task's own. All that decides about future
+/// batches is in the [`cursor`](Task::cursor), so that a resumed run continues bit for bit.
+pub trait Task {
+    /// What one step trains on.
+    type Batch;
+
+    /// The trainable parameters. Every one of them must receive a gradient.
+    fn vars(&self) -> &NamedVars;
+
+    /// State of the model that is not trained, such as running statistics: saved and restored with the
+    /// parameters. Their names must differ from those of the parameters.
+    fn buffers(&self) -> NamedVars {
+        NamedVars::new()
+    }
+
+    /// What a batch is counted in, a plural that is part of metric names: `tokens` gives
+    /// `tokens_per_s`.
+    fn unit(&self) -> &'static str;
+
+    /// The next batch, on the device. Endless: the task starts its next epoch by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the data cannot be read.
+    fn next_batch(&mut self) -> anyhow::Result<Self::Batch>;
+
+    /// The number of units in a batch.
+    fn units(&self, batch: &Self::Batch) -> u64;
+
+    /// The loss of a batch: a scalar, in nats, the mean over the batch's units.
+    ///
+    /// # Errors
+    ///
+    /// When candle fails.
+    fn loss(&mut self, batch: &Self::Batch) -> anyhow::Result<Tensor>;
+
+    /// Evaluates the model after `step` steps (0: before the first) on held-out data.
+    ///
+    /// It must not change what training does next: a run that evaluates more often has the same
+    /// weights. A sample drawn here takes a generator seeded by `step`.
+    ///
+    /// # Errors
+    ///
+    /// When candle fails, or the data cannot be read.
+    fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation>;
+
+    /// All that decides about future batches and dropout: epoch, position, states of generators.
+    fn cursor(&self) -> Value;
+
+    /// Goes back to where [`cursor`](Task::cursor) gave `cursor`.
+    ///
+    /// # Errors
+    ///
+    /// When `cursor` is of other data or another version.
+    fn restore(&mut self, cursor: &Value) -> anyhow::Result<()>;
+
+    /// More fields for `summary.json`, in this order.
+    fn summary_extras(&self) -> Vec<(String, Value)> {
+        Vec::new()
+    }
+}
+
+/// The result of an evaluation.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Evaluation {
+    /// Mean loss over the held-out data, in nats a unit.
+    pub loss: f64,
+    /// Other measures by name, in the order they are shown: `bits_per_byte`, `wer`, ….
+    pub metrics: Vec<(String, f64)>,
+    /// Something to look at, such as generated text.
+    pub sample: Option<String>,
+}
+
+impl Evaluation {
+    /// An evaluation with a loss alone.
+    pub fn new(loss: f64) -> Self {
+        Self {
+            loss,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a measure.
+    #[must_use]
+    pub fn metric(mut self, name: impl Into<String>, value: f64) -> Self {
+        self.metrics.push((name.into(), value));
+        self
+    }
+
+    /// Adds something to look at.
+    #[must_use]
+    pub fn sample(mut self, sample: impl Into<String>) -> Self {
+        self.sample = Some(sample.into());
+        self
+    }
+}

@@ -1,0 +1,80 @@
+//! `train-llm`: trains the paper's language model on text with any of its four optimizers.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use experiments::llm::{LlmTask, Text, TrainLlm};
+use fadam_train::{CommonArgs, Outcome, Trainer, bad_input, run_main};
+
+/// Training allocates and frees large tensors all the time; the system's allocator gives their pages
+/// back and faults them in again.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Trains a PaLM-style decoder on text, with FAdam, FAdafactor, Adam or Adafactor.
+///
+/// Without arguments: a small model on the embedded State of the Union addresses.
+#[derive(Debug, Parser)]
+#[command(name = "train-llm", version)]
+struct Args {
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Writes the tokens of the two splits as DIR/train.u16 and DIR/eval.u16 (little-endian) and ends
+    #[arg(long, value_name = "DIR")]
+    export_tokens: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    run_main(|| train(&Args::parse()))
+}
+
+fn train(args: &Args) -> anyhow::Result<Outcome> {
+    let config = args.common.load_config::<TrainLlm>()?;
+    if args.common.print_config {
+        print!("{}", config.to_toml());
+        return Ok(Outcome::Completed);
+    }
+    if let Some(folder) = &args.export_tokens {
+        return export(&Text::read(config.data(), None)?, folder);
+    }
+    let options = args
+        .common
+        .run_options::<TrainLlm>()?
+        .commit(experiments::COMMIT);
+    let device = args.common.device.open()?;
+    let tokenizer_file = options.folder.path().join("tokenizer.json");
+    let stored = options
+        .folder
+        .is_resumed()
+        .then_some(tokenizer_file.as_path());
+    let text = Text::read(config.data(), stored)?;
+    if !args.common.quiet {
+        println!("{}", describe(&text));
+    }
+    let task = LlmTask::new(&config, &text, &device)?;
+    let trainer = Trainer::new(task, &config, options)?;
+    text.tokenizer.save(&tokenizer_file).map_err(bad_input)?;
+    trainer.run()
+}
+
+fn describe(text: &Text) -> String {
+    let corpus = &text.corpus;
+    format!(
+        "{}\n{} training and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a \
+         token",
+        text.report,
+        corpus.train().len(),
+        corpus.eval().len(),
+        corpus.vocab_size(),
+        corpus.eval_unigram_nats(),
+    )
+}
+
+fn export(text: &Text, folder: &Path) -> anyhow::Result<Outcome> {
+    text.corpus.export_u16(folder).map_err(bad_input)?;
+    println!("{}", describe(text));
+    println!("wrote {0}/train.u16 and {0}/eval.u16", folder.display());
+    Ok(Outcome::Completed)
+}

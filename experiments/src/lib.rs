@@ -1,0 +1,7 @@
+//! The experiments: what each binary runs, one module each.
+
+pub mod llm;
+pub mod replay;
+
+/// The commit that the programs were built from, if the source was a git checkout.
+pub const COMMIT: Option<&str> = option_env!("FADAM_COMMIT");

@@ -1,0 +1,7 @@
+//! `train-llm`: the paper's section 4.1, a PaLM-style decoder on text.
+
+mod config;
+mod task;
+
+pub use config::{LlmData, TrainLlm};
+pub use task::{LlmTask, Text};

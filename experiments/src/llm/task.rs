@@ -1,0 +1,234 @@
+//! Model, data, loss and evaluation of `train-llm`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use candle_core::{DType, Device, Tensor};
+use candle_transformers::generation::LogitsProcessor;
+use fadam_core::NamedVars;
+use fadam_data::text::{
+    BatchSpec, Corpus, Cursor, EvalWindows, SourceReport, Split, TokenBatch, Tokenizer,
+    TrainBatches,
+};
+use fadam_models::init::SeededVars;
+use fadam_models::llm::{Palm, PalmConfig, Tokens, generate};
+use fadam_train::config::RunConfig;
+use fadam_train::{Evaluation, Task, bad_input};
+use serde_json::Value;
+
+use super::config::{LlmData, TrainLlm};
+
+/// The text of a run, cut into tokens.
+#[derive(Debug)]
+pub struct Text {
+    /// Trained on the training text, or loaded.
+    pub tokenizer: Tokenizer,
+    /// Training and held-out tokens.
+    pub corpus: Corpus,
+    /// What was read, and what was left out.
+    pub report: SourceReport,
+}
+
+impl Text {
+    /// Reads and splits the text and makes its tokens, with the tokenizer at `stored` if there is one
+    /// (that of a run which is continued).
+    ///
+    /// # Errors
+    /// Bad input: text or a tokenizer that cannot be used.
+    pub fn read(data: &LlmData, stored: Option<&Path>) -> anyhow::Result<Self> {
+        let (documents, report) = data.source().read().map_err(bad_input)?;
+        let split = match data.eval_source() {
+            Some(source) => Split::explicit(documents, source.read().map_err(bad_input)?.0),
+            None => Split::by_fraction(documents, data.eval_fraction),
+        }
+        .map_err(bad_input)?;
+        let eos = (!data.eos.is_empty()).then_some(data.eos.as_str());
+        let tokenizer = match stored {
+            Some(file) => Tokenizer::load(file, eos),
+            None if data.tokenizer.as_os_str().is_empty() => {
+                Tokenizer::train_byte_level_bpe(&split.train, data.vocab_size)
+            }
+            None => Tokenizer::load(&data.tokenizer, eos),
+        }
+        .map_err(bad_input)?;
+        let corpus = Corpus::build(&split, &tokenizer).map_err(bad_input)?;
+        Ok(Self {
+            tokenizer,
+            corpus,
+            report,
+        })
+    }
+}
+
+/// Next-token prediction by a PaLM decoder.
+#[derive(Debug)]
+pub struct LlmTask {
+    model: Palm,
+    vars: NamedVars,
+    batches: TrainBatches,
+    eval: EvalWindows,
+    eval_unigram_nats: f64,
+    tokenizer: Tokenizer,
+    prompt: Vec<u32>,
+    data: LlmData,
+    seed: u64,
+    batch: usize,
+    device: Device,
+}
+
+impl LlmTask {
+    /// The task that `config` describes, on this text, with initial weights from `train.seed`.
+    ///
+    /// # Errors
+    /// Bad input: a text shorter than one sequence, a prompt without a token. Otherwise only if the
+    /// device has no memory for the model.
+    pub fn new(config: &RunConfig<TrainLlm>, text: &Text, device: &Device) -> anyhow::Result<Self> {
+        let (data, train) = (config.data(), config.train());
+        let PalmConfig { seq_len, .. } = *config.model();
+        let spec = BatchSpec {
+            sampling: data.sampling,
+            batch: train.batch,
+            seq_len,
+            seed: train.seed,
+        };
+        let batches = TrainBatches::new(text.corpus.train(), spec).map_err(bad_input)?;
+        let mut eval = text.corpus.eval_windows(seq_len).map_err(bad_input)?;
+        if data.eval_windows > 0 {
+            eval = eval.first(data.eval_windows);
+        }
+        let vars = SeededVars::new(train.seed);
+        let vb = vars.builder(DType::F32, device);
+        let model = Palm::new(config.model(), text.tokenizer.vocab_size(), &vb)?;
+        Ok(Self {
+            model,
+            vars: NamedVars::from_iter(vars.into_named()),
+            batches,
+            eval,
+            eval_unigram_nats: text.corpus.eval_unigram_nats(),
+            tokenizer: text.tokenizer.clone(),
+            prompt: prompt(data, text)?,
+            data: data.clone(),
+            seed: train.seed,
+            batch: train.batch,
+            device: device.clone(),
+        })
+    }
+
+    fn tokens(&self, batch: &TokenBatch) -> candle_core::Result<Tokens> {
+        let (inputs, targets) = batch.tensors(&self.device)?;
+        Ok(Tokens { inputs, targets })
+    }
+
+    /// Mean cross-entropy over the held-out windows, nats a token.
+    fn eval_loss(&self) -> anyhow::Result<f64> {
+        let mut sum = 0.0;
+        for batch in self.eval.batches(self.batch).map_err(bad_input)? {
+            let losses = self.model.losses(&self.tokens(&batch)?)?;
+            let mean: f32 = losses.cross_entropy.to_scalar()?;
+            sum += f64::from(mean) * batch.batch() as f64;
+        }
+        Ok(sum / self.eval.count() as f64)
+    }
+
+    /// Prompt and continuation, from a generator seeded by run and step.
+    fn sample(&self, step: u64) -> anyhow::Result<Option<String>> {
+        let LlmData {
+            sample_tokens,
+            sample_temperature,
+            sample_top_p,
+            ..
+        } = self.data;
+        if sample_tokens == 0 {
+            return Ok(None);
+        }
+        let seed = self
+            .seed
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_add(step);
+        let mut sampler = LogitsProcessor::new(seed, Some(sample_temperature), Some(sample_top_p));
+        let eos = self.tokenizer.eos_id();
+        let new = generate(&self.model, &self.prompt, sample_tokens, eos, &mut sampler)?;
+        let decode = |tokens: &[u32]| self.tokenizer.decode(tokens).map_err(bad_input);
+        Ok(Some(format!(
+            "{} ▸{}",
+            decode(&self.prompt)?,
+            decode(&new)?
+        )))
+    }
+}
+
+/// The tokens that a sample continues.
+fn prompt(data: &LlmData, text: &Text) -> anyhow::Result<Vec<u32>> {
+    const FROM_HELD_OUT: usize = 12;
+    let tokens = if data.sample_prompt.is_empty() {
+        text.corpus
+            .eval()
+            .iter()
+            .copied()
+            .take(FROM_HELD_OUT)
+            .collect()
+    } else {
+        text.tokenizer
+            .encode(&data.sample_prompt)
+            .map_err(bad_input)?
+    };
+    if tokens.is_empty() {
+        let message = anyhow::anyhow!("data.sample_prompt holds no token of this tokenizer");
+        return Err(bad_input(message));
+    }
+    Ok(tokens)
+}
+
+impl Task for LlmTask {
+    type Batch = TokenBatch;
+
+    fn vars(&self) -> &NamedVars {
+        &self.vars
+    }
+
+    fn unit(&self) -> &'static str {
+        "tokens"
+    }
+
+    fn next_batch(&mut self) -> anyhow::Result<TokenBatch> {
+        Ok(self.batches.next_batch())
+    }
+
+    fn units(&self, batch: &TokenBatch) -> u64 {
+        (batch.batch() * batch.seq_len()) as u64
+    }
+
+    fn loss(&mut self, batch: &TokenBatch) -> anyhow::Result<Tensor> {
+        Ok(self.model.losses(&self.tokens(batch)?)?.objective)
+    }
+
+    fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {
+        let loss = self.eval_loss()?;
+        let evaluation = Evaluation::new(loss)
+            .metric("bits_per_byte", self.eval.bits_per_byte(loss))
+            .metric("unigram_nats", self.eval_unigram_nats);
+        Ok(match self.sample(step)? {
+            Some(sample) => evaluation.sample(sample),
+            None => evaluation,
+        })
+    }
+
+    fn cursor(&self) -> Value {
+        serde_json::to_value(self.batches.cursor()).expect("a cursor is numbers and names")
+    }
+
+    fn restore(&mut self, cursor: &Value) -> anyhow::Result<()> {
+        let cursor: Cursor = serde_json::from_value(cursor.clone())
+            .map_err(bad_input)
+            .context("the checkpoint's place in the training text")?;
+        self.batches.restore(cursor).map_err(bad_input)
+    }
+
+    fn summary_extras(&self) -> Vec<(String, Value)> {
+        vec![
+            ("vocab_size".to_owned(), self.tokenizer.vocab_size().into()),
+            ("eval_tokens".to_owned(), self.eval.target_tokens().into()),
+            ("eval_bytes".to_owned(), self.eval.target_bytes().into()),
+        ]
+    }
+}

@@ -1,0 +1,83 @@
+//! What is written about the programs is what they do.
+
+use std::path::Path;
+
+use experiments::llm::TrainLlm;
+use fadam_train::config::{COMMON_KEYS, Experiment, RunConfig, markdown_table};
+
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// docs/config.md is made from the key lists: `FADAM_UPDATE_DOCS=1` rewrites it.
+#[test]
+fn the_config_page_is_current() {
+    let page = format!(
+        "# Configuration\n\n\
+         Every key of every section. `--set key=value` on the command line overrides one; `--print-config` shows them all\n\
+         with the values of a run. A misspelt key, a wrong type or an impossible value is an error that names file and line.\n\n\
+         This page is made from the code: `FADAM_UPDATE_DOCS=1 cargo test -p experiments --test docs`.\n\n\
+         ## `[optimizer]`, `[schedule]`, `[train]`, `[checkpoint]`: the same for every experiment\n\n{}\n\
+         \"The algorithm's\" default is the paper's constant for it: β1 0.9, β2 0.999, ε 1e-8 (Adafactor 1e-30), ε2 0.01, clip 1,\n\
+         weight decay 0.001, ρ 0.5, and a learning rate of 1e-3, which the paper does not give. A field that the algorithm does\n\
+         not have is an error.\n\n\
+         ## `[model]` and `[data]` of `{}`\n\n{}",
+        markdown_table(COMMON_KEYS),
+        TrainLlm::NAME,
+        markdown_table(TrainLlm::KEYS),
+    );
+    let file = root().join("docs/config.md");
+    if std::env::var_os("FADAM_UPDATE_DOCS").is_some() {
+        std::fs::write(&file, &page).unwrap();
+    }
+    let written = std::fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == page,
+        "docs/config.md is stale; run with FADAM_UPDATE_DOCS=1"
+    );
+}
+
+#[test]
+fn every_config_in_the_tree_is_valid() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root().join("configs/llm")).unwrap() {
+        let path = entry.unwrap().path();
+        let config = RunConfig::<TrainLlm>::load(Some(&path), &[]);
+        if let Err(error) = config {
+            panic!("{error}");
+        }
+        seen += 1;
+    }
+    assert!(seen >= 2);
+}
+
+#[test]
+fn the_readme_names_files_and_programs_that_exist() {
+    let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
+    for command in [
+        "cargo run --release --bin train-llm -- --config configs/llm/tiny.toml",
+        "cargo test --workspace",
+    ] {
+        assert!(
+            readme.contains(command),
+            "the README lost its command: {command}"
+        );
+    }
+    let ci = std::fs::read_to_string(root().join(".ci/run")).unwrap();
+    assert!(
+        ci.contains("cargo test --workspace"),
+        "CI runs another test command"
+    );
+    for link in readme
+        .split("](")
+        .skip(1)
+        .filter_map(|rest| rest.split(')').next())
+    {
+        if !link.contains("://") {
+            assert!(
+                root().join(link).exists(),
+                "README.md links to {link}, which is not there"
+            );
+        }
+    }
+}
