@@ -217,7 +217,7 @@ pub enum Error {
     },
     /// A split has not enough tokens for one sequence.
     #[error(
-        "the {split} split has {tokens} tokens, and one sequence of data.seq_len = {seq_len} \
+        "the {split} split has {tokens} tokens, and one sequence of model.seq_len = {seq_len} \
          needs {needed} (the target is one token ahead); give more text or shorter sequences"
     )]
     CorpusTooShort {

@@ -177,7 +177,7 @@ impl TrainBatches {
             &format!("{:?}", spec.sampling),
         )?;
         same("train.batch", &saved.batch, &spec.batch)?;
-        same("data.seq_len", &saved.seq_len, &spec.seq_len)?;
+        same("model.seq_len", &saved.seq_len, &spec.seq_len)?;
         same("train.seed", &saved.seed, &spec.seed)?;
         same(
             "the number of training tokens",
@@ -253,7 +253,7 @@ impl TrainBatches {
 pub(super) fn check_length(split: &'static str, tokens: usize, seq_len: usize) -> Result<()> {
     if seq_len == 0 {
         return Err(Error::Zero {
-            field: "data.seq_len",
+            field: "model.seq_len",
         });
     }
     let needed = seq_len.saturating_add(1);

@@ -110,13 +110,13 @@ fn too_few_tokens_and_zeros_are_errors() {
         let error = TrainBatches::new(places(8), spec(sampling, 1, 8, 0)).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "the training split has 8 tokens, and one sequence of data.seq_len = 8 needs 9 (the target is one token \
+            "the training split has 8 tokens, and one sequence of model.seq_len = 8 needs 9 (the target is one token \
              ahead); give more text or shorter sequences"
         );
         let error = TrainBatches::new(places(9), spec(sampling, 0, 8, 0)).unwrap_err();
         assert_eq!(error.to_string(), "train.batch = 0: expected at least 1");
         let error = TrainBatches::new(places(9), spec(sampling, 1, 0, 0)).unwrap_err();
-        assert_eq!(error.to_string(), "data.seq_len = 0: expected at least 1");
+        assert_eq!(error.to_string(), "model.seq_len = 0: expected at least 1");
         assert!(TrainBatches::new(places(9), spec(sampling, 1, usize::MAX, 0)).is_err());
     }
     let error = EvalWindows::new(places(0), places(0), 8).unwrap_err();
@@ -145,7 +145,7 @@ fn a_cursor_of_other_data_or_settings_is_refused() {
             "the sampling",
         ),
         (other(&|c| c.spec.batch = 4), "train.batch"),
-        (other(&|c| c.spec.seq_len = 9), "data.seq_len"),
+        (other(&|c| c.spec.seq_len = 9), "model.seq_len"),
         (other(&|c| c.spec.seed = 4), "train.seed"),
         (other(&|c| c.tokens = 101), "the number of training tokens"),
     ] {
