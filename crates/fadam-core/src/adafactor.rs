@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, State, Update};
+use crate::algorithm::{Algorithm, Fused, State, Update};
 use crate::config::{not_negative, positive, share, switch};
+use crate::kernel::{Preconditioned, Rule};
 use crate::math::{clip_rms, debiased_beta2, ema, ratio};
 use crate::{NamedOptimizer, Result};
 
@@ -117,13 +118,7 @@ impl Algorithm for AdafactorConfig {
         let f = state.f.ema(beta2_hat, &(g.sqr()? + self.eps)?)?; // lines 7 to 9
         let g_bar = clip_rms(ratio(g, &f.diagonal()?.sqrt()?)?, self.clip)?; // lines 10, 11
         let m = ema(self.beta1, &state.m, &(g_bar * self.lr)?)?; // line 12
-        let lambda = self.weight_decay
-            * if self.weight_decay_times_lr {
-                self.lr
-            } else {
-                1.0
-            };
-        let step = (&m + (theta * lambda)?)?;
+        let step = (&m + (theta * self.lambda())?)?;
         Ok(Update {
             theta: (theta - step)?,
             state: State { m, f },
@@ -132,5 +127,35 @@ impl Algorithm for AdafactorConfig {
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {
         state.f.diagonal()
+    }
+}
+
+impl AdafactorConfig {
+    /// λ as line 13 uses it.
+    fn lambda(&self) -> f64 {
+        let factor = if self.weight_decay_times_lr {
+            self.lr
+        } else {
+            1.0
+        };
+        self.weight_decay * factor
+    }
+}
+
+impl Fused for AdafactorConfig {
+    fn rule(&self, t: u64) -> Rule {
+        Rule::Preconditioned(Preconditioned {
+            beta: debiased_beta2(self.beta2, t),
+            offset: self.eps,
+            eps: 0.0,
+            eps2: None,
+            rho: 0.5,
+            clip: self.clip,
+            beta1: self.beta1,
+            share: (1.0 - self.beta1) * self.lr,
+            step: 1.0,
+            decay: self.lambda(),
+            on_manifold: false,
+        })
     }
 }

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fim, State, Update};
+use crate::algorithm::{Algorithm, Fim, Fused, State, Update};
 use crate::config::{not_negative, positive, share, switch};
+use crate::kernel::{self, Rule};
 use crate::math::{clip_rms, ema, ratio};
 use crate::{NamedOptimizer, Result};
 
@@ -132,5 +133,20 @@ impl Algorithm for AdamConfig {
             1.0 - self.beta2.powf(t as f64)
         };
         Ok((f / correction)?)
+    }
+}
+
+impl Fused for AdamConfig {
+    fn rule(&self, t: u64) -> Rule {
+        Rule::Adam(kernel::Adam {
+            beta1: self.beta1,
+            beta2: self.beta2,
+            m_correction: 1.0 - self.beta1.powf(t as f64),
+            f_correction: 1.0 - self.beta2.powf(t as f64),
+            eps: self.eps,
+            clip: self.clip,
+            lr: self.lr,
+            weight_decay: self.weight_decay,
+        })
     }
 }

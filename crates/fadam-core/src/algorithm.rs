@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Tensor};
 
 use crate::Result;
+use crate::kernel::Rule;
 use crate::math::{compute_dtype, ema, ratio};
 
 /// One of the paper's algorithms with its hyper-parameters, as it acts on one tensor.
@@ -10,7 +11,7 @@ use crate::math::{compute_dtype, ema, ratio};
 /// The four config types implement it; [`NamedOptimizer`](crate::NamedOptimizer) walks the
 /// parameters. All tensors given to [`update`](Algorithm::update) are in the compute dtype (f64; f32
 /// on Metal), so that an algorithm is the paper's lines and nothing else.
-pub trait Algorithm: Clone {
+pub trait Algorithm: Clone + Fused {
     /// `fadam`, `fadafactor`, `adam` or `adafactor`.
     fn name(&self) -> &'static str;
 
@@ -43,6 +44,13 @@ pub trait Algorithm: Clone {
     /// # Errors
     /// Only if candle fails.
     fn fim(&self, t: u64, state: &State) -> Result<Tensor>;
+}
+
+/// The algorithm as the fused step takes it. Named in no path that another crate can reach, so the four
+/// algorithms are all there are.
+pub trait Fused: Send + Sync {
+    /// Step `t`, which counts from 1, in numbers.
+    fn rule(&self, t: u64) -> Rule;
 }
 
 /// What a step makes of one tensor: nothing is changed in place.
@@ -133,6 +141,14 @@ impl State {
 }
 
 impl Fim {
+    /// f where it is kept element by element.
+    pub(crate) fn full(&self) -> Result<&Tensor> {
+        match self {
+            Self::Full(f) => Ok(f),
+            Self::Factored { .. } => Err(candle_core::Error::msg("a factored FIM in Adam").into()),
+        }
+    }
+
     /// `f ← β f + (1 − β) g²`, or the same of the row and column sums of `g²`.
     pub(crate) fn ema(&self, beta: f64, g2: &Tensor) -> Result<Self> {
         Ok(match self {

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, State, Update};
+use crate::algorithm::{Algorithm, Fused, State, Update};
+use crate::kernel::Rule;
 use crate::{AdafactorConfig, AdamConfig, Error, FAdafactorConfig, FAdamConfig, Result};
 
 /// Any of the four algorithms, for programs that choose one at run time.
@@ -82,6 +83,12 @@ impl Algorithm for AnyConfig {
 
     fn fim(&self, t: u64, state: &State) -> Result<Tensor> {
         each!(self, c => c.fim(t, state))
+    }
+}
+
+impl Fused for AnyConfig {
+    fn rule(&self, t: u64) -> Rule {
+        each!(self, c => c.rule(t))
     }
 }
 

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, State, Update};
+use crate::algorithm::{Algorithm, Fused, State, Update};
 use crate::config::switch;
+use crate::kernel::Rule;
 use crate::math::debiased_beta2;
 use crate::{FAdamConfig, NamedOptimizer, Result};
 
@@ -145,5 +146,11 @@ impl Algorithm for FAdafactorConfig {
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {
         state.f.diagonal()
+    }
+}
+
+impl Fused for FAdafactorConfig {
+    fn rule(&self, t: u64) -> Rule {
+        self.fadam().rule(t)
     }
 }

@@ -3,8 +3,9 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fim, State, Update};
+use crate::algorithm::{Algorithm, Fim, Fused, State, Update};
 use crate::config::{not_negative, positive, share, switch};
+use crate::kernel::{Preconditioned, Rule};
 use crate::math::{clip_rms, debiased_beta2, ema, power, ratio, rms};
 use crate::{NamedOptimizer, Result};
 
@@ -148,5 +149,23 @@ impl FAdamConfig {
             theta: (theta - step)?,
             state: State { m, f },
         }) // line 14
+    }
+}
+
+impl Fused for FAdamConfig {
+    fn rule(&self, t: u64) -> Rule {
+        Rule::Preconditioned(Preconditioned {
+            beta: debiased_beta2(self.beta2, t),
+            offset: 0.0,
+            eps: self.eps,
+            eps2: self.eps2,
+            rho: self.rho,
+            clip: self.clip,
+            beta1: self.beta1,
+            share: 1.0 - self.beta1,
+            step: self.lr,
+            decay: self.lr * self.weight_decay,
+            on_manifold: true,
+        })
     }
 }

@@ -7,6 +7,13 @@ mod config;
 mod error;
 mod fadafactor;
 mod fadam;
+#[allow(
+    clippy::inline_always,
+    clippy::needless_range_loop,
+    reason = "a function that is not inlined into pulp's dispatch is not compiled for its instruction set, and \
+              loops over lanes by index are what vectorises"
+)]
+mod kernel;
 mod math;
 mod optimizer;
 mod params;
@@ -20,7 +27,7 @@ pub use config::AnyConfig;
 pub use error::{Error, Result};
 pub use fadafactor::{FAdafactor, FAdafactorConfig};
 pub use fadam::{FAdam, FAdamConfig};
-pub use optimizer::NamedOptimizer;
+pub use optimizer::{Backend, NamedOptimizer};
 pub use params::{Gradients, NamedVars};
 pub use schedule::Schedule;
 

@@ -2,8 +2,10 @@
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Tensor, Var};
+use rayon::prelude::*;
 
 use crate::algorithm::{Algorithm, State, Update};
+use crate::kernel::{self, Measured, Scratch, Tensors};
 use crate::math::{compute_dtype, is_finite};
 use crate::{Error, Gradients, NamedVars, Result};
 
@@ -15,8 +17,9 @@ use crate::{Error, Gradients, NamedVars, Result};
 /// called `var0000`, `var0001`, … in the order given. [`from_named`](Self::from_named) is the
 /// better door: states and errors then carry the model's own names.
 ///
-/// A step is all or nothing: every parameter's update is computed and checked before the first one is
-/// stored, so after an error parameters, state and step count are as before.
+/// A step is all or nothing: every parameter is looked at before the first one is changed, so after an error
+/// parameters, state and step count are as before. On the CPU it is fused, in place and on all threads
+/// of the rayon pool it is called in, with the same bits whatever their number; see [`Backend`].
 ///
 /// ```
 /// use candle_core::{DType, Device, Tensor};
@@ -41,9 +44,24 @@ pub struct NamedOptimizer<A> {
     /// Calls that changed something.
     pub(crate) steps: u64,
     pub(crate) params: Vec<Param>,
+    /// Where the parameters are stored, sorted.
+    storages: Vec<usize>,
+    backend: Backend,
     skip_missing: bool,
     skip_non_finite: bool,
     skipped_steps: u64,
+}
+
+/// How steps are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Backend {
+    /// Fused and in place where there is a kernel (contiguous parameters on the CPU), else as `Reference`.
+    #[default]
+    Fused,
+    /// The paper's lines as tensor operations in f64: slower by more than an order of magnitude, and what the
+    /// fused step is tested against.
+    Reference,
 }
 
 /// A parameter with its state and the number of updates it has had.
@@ -53,6 +71,16 @@ pub(crate) struct Param {
     pub(crate) var: Var,
     pub(crate) t: u64,
     pub(crate) state: State,
+    scratch: Scratch,
+    prepared: Option<Prepared>,
+}
+
+/// What pass A leaves for pass B.
+#[derive(Debug)]
+enum Prepared {
+    /// The gradient, contiguous and in the parameter's dtype, and what was measured.
+    Fused(Tensor, Measured),
+    Reference(Update),
 }
 
 impl<A: Algorithm> NamedOptimizer<A> {
@@ -64,7 +92,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// that share their storage.
     pub fn from_named(vars: NamedVars, config: A) -> Result<Self> {
         config.validate()?;
-        vars.check()?;
+        let storages = vars.check()?;
         let params = vars
             .into_iter()
             .map(|(name, var)| {
@@ -76,6 +104,8 @@ impl<A: Algorithm> NamedOptimizer<A> {
                     name,
                     var,
                     t: 0,
+                    scratch: Scratch::default(),
+                    prepared: None,
                 })
             })
             .collect::<Result<_>>()?;
@@ -83,10 +113,19 @@ impl<A: Algorithm> NamedOptimizer<A> {
             config,
             steps: 0,
             params,
+            storages,
+            backend: Backend::default(),
             skip_missing: false,
             skip_non_finite: false,
             skipped_steps: 0,
         })
+    }
+
+    /// How steps are computed; [`Backend::Fused`] by default.
+    #[must_use]
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
     }
 
     /// Whether parameters without a gradient are left alone (and their own t with them) instead of
@@ -114,8 +153,8 @@ impl<A: Algorithm> NamedOptimizer<A> {
     pub fn step_named(&mut self, gradients: &Gradients) -> Result<()> {
         self.config.validate()?;
         self.check_names(gradients)?;
-        match self.updates(gradients) {
-            Ok(updates) => self.store(updates),
+        match self.prepare(gradients) {
+            Ok(()) => self.apply(),
             Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
                 if self.skip_non_finite =>
             {
@@ -143,28 +182,31 @@ impl<A: Algorithm> NamedOptimizer<A> {
         }
     }
 
-    /// The update of each parameter, or the first thing that is wrong with one.
-    fn updates(&self, gradients: &Gradients) -> Result<Vec<Option<Update>>> {
-        self.params
-            .iter()
-            .map(|p| {
-                gradients
-                    .get(&p.name)
-                    .map(|g| p.update(&self.config, g))
-                    .transpose()
-            })
+    /// Pass A of every parameter that has a gradient: what pass B will do, or the first (in sorted order)
+    /// that is wrong. Changes neither parameters nor state.
+    fn prepare(&mut self, gradients: &Gradients) -> Result<()> {
+        let Self {
+            config,
+            params,
+            storages,
+            backend,
+            ..
+        } = self;
+        params
+            .par_iter_mut()
+            .map(|p| p.prepare(config, *backend, storages, gradients.get(&p.name)))
+            .collect::<Vec<Result<()>>>() // in order, so that the error is the first name's
+            .into_iter()
             .collect()
     }
 
-    fn store(&mut self, updates: Vec<Option<Update>>) -> Result<()> {
-        for (param, update) in self.params.iter_mut().zip(updates) {
-            let Some(Update { theta, state }) = update else {
-                continue;
-            };
-            param.var.set(&theta)?;
-            param.state = state;
-            param.t += 1;
-        }
+    /// Pass B of every parameter that is prepared.
+    fn apply(&mut self) -> Result<()> {
+        let Self { config, params, .. } = self;
+        params
+            .par_iter_mut()
+            .map(|p| p.apply(config))
+            .collect::<Result<()>>()?;
         self.steps += 1;
         Ok(())
     }
@@ -199,7 +241,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
         self.params.iter().map(|p| p.name.as_str())
     }
 
-    /// The diagonal FIM that the last step divided by, shaped as the parameter, in the dtype of the
+    /// The diagonal FIM that the last step divided by (a copy), shaped as the parameter, in the dtype of the
     /// state: reconstructed for `FAdafactor` and `Adafactor`, bias-corrected for `Adam`, f₀ before the
     /// first step. Footnote 14 of the paper: elastic weight consolidation can use it as it is.
     ///
@@ -208,15 +250,16 @@ impl<A: Algorithm> NamedOptimizer<A> {
     pub fn fim(&self, name: &str) -> Result<Tensor> {
         let p = self.find(name)?;
         let fim = self.config.fim(p.t, &p.state.to_compute_dtype()?)?;
-        Ok(fim.to_dtype(p.state.m.dtype())?)
+        Ok(fim.to_dtype(p.state.m.dtype())?.copy()?)
     }
 
-    /// The momentum m of a parameter, shaped as it. (That of `Adafactor` holds the learning rate.)
+    /// The momentum m of a parameter, shaped as it: a copy, which later steps do not change. (That of
+    /// `Adafactor` holds the learning rate.)
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
-    pub fn momentum(&self, name: &str) -> Result<&Tensor> {
-        Ok(&self.find(name)?.state.m)
+    pub fn momentum(&self, name: &str) -> Result<Tensor> {
+        Ok(self.find(name)?.state.m.copy()?)
     }
 
     /// The parameter of that name; they are sorted.
@@ -229,8 +272,16 @@ impl<A: Algorithm> NamedOptimizer<A> {
 }
 
 impl Param {
-    /// What a step would make of this parameter, in the dtypes it is stored in.
-    fn update<A: Algorithm>(&self, config: &A, g: &Tensor) -> Result<Update> {
+    /// Pass A. Without a gradient, nothing will happen.
+    fn prepare<A: Algorithm>(
+        &mut self,
+        config: &A,
+        backend: Backend,
+        storages: &[usize],
+        g: Option<&Tensor>,
+    ) -> Result<()> {
+        self.prepared = None;
+        let Some(g) = g else { return Ok(()) };
         if g.shape() != self.var.shape() {
             return Err(Error::GradientShape {
                 name: self.name.clone(),
@@ -238,6 +289,62 @@ impl Param {
                 got: g.shape().clone(),
             });
         }
+        self.prepared = Some(if backend == Backend::Fused && kernel::takes(&self.var) {
+            let Self {
+                name,
+                var: theta,
+                state,
+                t,
+                scratch,
+                ..
+            } = self;
+            let g = kernel::gradient(theta, g, storages)?;
+            let tensors = Tensors {
+                name,
+                theta,
+                state,
+                g: &g,
+            };
+            let measured = tensors.measure(&config.rule(*t + 1), scratch)?;
+            Prepared::Fused(g, measured)
+        } else {
+            Prepared::Reference(self.update(config, g)?)
+        });
+        Ok(())
+    }
+
+    /// Pass B.
+    fn apply<A: Algorithm>(&mut self, config: &A) -> Result<()> {
+        match self.prepared.take() {
+            None => return Ok(()),
+            Some(Prepared::Fused(g, measured)) => {
+                let Self {
+                    name,
+                    var: theta,
+                    state,
+                    t,
+                    scratch,
+                    ..
+                } = &*self;
+                let tensors = Tensors {
+                    name,
+                    theta,
+                    state,
+                    g: &g,
+                };
+                tensors.apply(&config.rule(t + 1), &measured, scratch)?;
+            }
+            Some(Prepared::Reference(Update { theta, state })) => {
+                self.var.set(&theta)?;
+                self.state = state;
+            }
+        }
+        self.t += 1;
+        Ok(())
+    }
+
+    /// What a step by tensor operations makes of this parameter, in the dtypes it is stored in.
+    fn update<A: Algorithm>(&self, config: &A, g: &Tensor) -> Result<Update> {
         let compute = compute_dtype(self.var.device());
         let g = g.detach().to_dtype(compute)?;
         if !is_finite(&g)? {

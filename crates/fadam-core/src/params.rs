@@ -117,8 +117,9 @@ impl NamedVars {
             .collect()
     }
 
-    /// Checks what an optimizer needs: floating point, and no two names for one storage.
-    pub(crate) fn check(&self) -> Result<()> {
+    /// Checks what an optimizer needs: floating point, and no two names for one storage. Returns the addresses of
+    /// the storages, sorted.
+    pub(crate) fn check(&self) -> Result<Vec<usize>> {
         let mut seen: BTreeMap<usize, &str> = BTreeMap::new();
         for (name, var) in self.iter() {
             let dtype = var.dtype();
@@ -128,17 +129,21 @@ impl NamedVars {
                     dtype,
                 });
             }
-            let (storage, _layout) = var.storage_and_layout();
-            let address = std::ptr::from_ref(&*storage).addr();
-            if let Some(first) = seen.insert(address, name) {
+            if let Some(first) = seen.insert(storage_address(var), name) {
                 return Err(Error::SharedStorage {
                     first: first.into(),
                     second: name.into(),
                 });
             }
         }
-        Ok(())
+        Ok(seen.into_keys().collect())
     }
+}
+
+/// What tells one storage from another.
+pub(crate) fn storage_address(tensor: &Tensor) -> usize {
+    let (storage, _layout) = tensor.storage_and_layout();
+    std::ptr::from_ref(&*storage).addr()
 }
 
 impl FromIterator<(String, Var)> for NamedVars {

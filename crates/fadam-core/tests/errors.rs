@@ -28,7 +28,7 @@ fn snapshot(vars: &NamedVars, optimizer: &AnyOptimizer) -> Vec<Vec<f64>> {
     let mut all = vec![vec![optimizer.steps() as f64]];
     for (name, var) in vars.iter() {
         all.push(values(var));
-        all.push(values(optimizer.momentum(name).unwrap()));
+        all.push(values(&optimizer.momentum(name).unwrap()));
         all.push(values(&optimizer.fim(name).unwrap()));
     }
     all

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor, Var, safetensors::Load};
-use fadam_core::{AnyConfig, AnyOptimizer, Gradients, NamedVars};
+use fadam_core::{AnyConfig, AnyOptimizer, Backend, Gradients, NamedVars};
 use safetensors::SafeTensors;
 
 struct Case {
@@ -68,11 +68,12 @@ fn max_difference(a: &[f64], b: &[f64]) -> f64 {
 
 /// Steps a case in `dtype` and compares after each step. `share` is the tolerance, `unit` the relative
 /// rounding of one θ.
-fn check(case: &Case, dtype: DType, share: f64, unit: f64) {
+fn check(case: &Case, backend: Backend, dtype: DType, share: f64, unit: f64) {
     let (theta0, grads) = (&case.tensors["theta0"], &case.tensors["grads"]);
     let w = Var::from_tensor(&theta0.to_dtype(dtype).unwrap()).unwrap();
     let vars = NamedVars::from_iter([("w".to_owned(), w.clone())]);
-    let mut optimizer = AnyOptimizer::from_named(vars, case.config.clone()).unwrap();
+    let optimizer = AnyOptimizer::from_named(vars, case.config.clone());
+    let mut optimizer = optimizer.unwrap().backend(backend);
 
     let steps = grads.dims()[0];
     let golden = |name: &str, k: usize| values(&case.tensors[name].get(k).unwrap());
@@ -84,7 +85,7 @@ fn check(case: &Case, dtype: DType, share: f64, unit: f64) {
         optimizer
             .step_named(&Gradients::from([("w".to_owned(), g)]))
             .unwrap();
-        let at = format!("{}, {dtype:?}, step {}", case.name, k + 1);
+        let at = format!("{}, {backend:?}, {dtype:?}, step {}", case.name, k + 1);
 
         let off = max_difference(&values(&w), &golden("theta", k));
         assert!(
@@ -93,7 +94,7 @@ fn check(case: &Case, dtype: DType, share: f64, unit: f64) {
         );
 
         let m = golden("m", k);
-        let off = max_difference(&values(optimizer.momentum("w").unwrap()), &m);
+        let off = max_difference(&values(&optimizer.momentum("w").unwrap()), &m);
         let bound = share * max_abs(&m);
         assert!(off <= bound, "{at}: m is off by {off:e} > {bound:e}");
 
@@ -113,13 +114,19 @@ fn all_goldens_f64() {
     let files = golden_files();
     assert_eq!(files.len(), 37, "a golden file is missing or new");
     for file in files {
-        check(&read(&file), DType::F64, 1e-10, 2f64.powi(-53));
+        let case = read(&file);
+        for backend in [Backend::Fused, Backend::Reference] {
+            check(&case, backend, DType::F64, 1e-10, 2f64.powi(-53));
+        }
     }
 }
 
 #[test]
 fn all_goldens_f32() {
     for file in golden_files() {
-        check(&read(&file), DType::F32, 1e-5, 2f64.powi(-24));
+        let case = read(&file);
+        for backend in [Backend::Fused, Backend::Reference] {
+            check(&case, backend, DType::F32, 1e-5, 2f64.powi(-24));
+        }
     }
 }

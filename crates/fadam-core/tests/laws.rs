@@ -89,8 +89,8 @@ proptest! {
         for g in [&g1, &g2] {
             plain.step(g);
             scaled.step(&(g * k).unwrap());
-            let m = values(plain.optimizer.momentum("w").unwrap());
-            let km = values(scaled.optimizer.momentum("w").unwrap());
+            let m = values(&plain.optimizer.momentum("w").unwrap());
+            let km = values(&scaled.optimizer.momentum("w").unwrap());
             for (m, km) in m.iter().zip(km) {
                 prop_assert!((km - m * k.powf(1.0 - 2.0 * rho)).abs() <= 1e-9 * km.abs());
             }
