@@ -166,7 +166,7 @@ fn step(trace: &Trace, dtype: DType) -> anyhow::Result<BTreeMap<&'static str, Te
         columns
             .entry("m")
             .or_default()
-            .push(optimizer.momentum("theta")?.clone());
+            .push(optimizer.momentum("theta")?);
         columns
             .entry("fim")
             .or_default()

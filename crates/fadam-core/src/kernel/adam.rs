@@ -3,11 +3,12 @@
 use candle_core::Tensor;
 
 use super::elementwise::{Elementwise, sums};
-use super::lanes::{Element, LANES, Real, inverse};
+use super::lanes::{Element, Real, inverse};
 use super::{Adam, CAREFUL_BELOW, Measured, Tensors, clip_factor};
 use crate::Result;
 
 /// The rule's numbers in the compute type.
+#[derive(Clone, Copy)]
 pub(super) struct Numbers<C> {
     beta1: C,
     new1: C,
@@ -41,39 +42,26 @@ impl<C: Real> Numbers<C> {
 
     /// f and m after the step, and ḡ before clipping.
     #[inline(always)]
-    fn direction(&self, g: [C; LANES], mut f: [C; LANES], mut m: [C; LANES]) -> [[C; LANES]; 3] {
-        let mut update = [C::zero(); LANES];
-        for l in 0..LANES {
-            f[l] = self.beta2 * f[l] + self.new2 * (g[l] * g[l]);
-            m[l] = self.beta1 * m[l] + self.new1 * g[l];
-            let d = (f[l] * self.f_correction).sqrt() + self.eps;
-            update[l] = m[l] * self.m_correction * inverse(d);
-        }
-        [f, m, update]
+    fn direction(&self, g: C, f: C, m: C) -> [C; 3] {
+        let f = self.beta2 * f + self.new2 * (g * g);
+        let m = self.beta1 * m + self.new1 * g;
+        let d = (f * self.f_correction).sqrt() + self.eps;
+        [f, m, m * self.m_correction * inverse(d)]
     }
 }
 
 impl<C: Real> Elementwise<C> for Numbers<C> {
     /// g, ḡ and 0.
     #[inline(always)]
-    fn measured(&self, g: [C; LANES], f: [C; LANES], m: [C; LANES]) -> [[C; LANES]; 3] {
+    fn measured(&self, g: C, f: C, m: C) -> [C; 3] {
         let [_, _, update] = self.direction(g, f, m);
-        [g, update, [C::zero(); LANES]]
+        [g, update, C::zero()]
     }
 
     #[inline(always)]
-    fn step(
-        &self,
-        g: [C; LANES],
-        f: [C; LANES],
-        m: [C; LANES],
-        mut theta: [C; LANES],
-    ) -> [[C; LANES]; 3] {
+    fn step(&self, g: C, f: C, m: C, theta: C) -> [C; 3] {
         let [f, m, update] = self.direction(g, f, m);
-        for l in 0..LANES {
-            theta[l] = theta[l] - (self.step * update[l] + self.decay * theta[l]);
-        }
-        [f, m, theta]
+        [f, m, theta - (self.step * update + self.decay * theta)]
     }
 }
 
@@ -85,7 +73,7 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
 ) -> Result<Option<Measured>> {
     let mut measured = Measured::start::<C>(rule.eps);
     let numbers = Numbers::<C>::new(rule, &measured);
-    let [g2, u2, _] = sums::<C, P, S, S>([t.g, f, &t.state.m], &numbers)?;
+    let [g2, u2, _] = sums::<C, P, S, S>([t.g, f, &t.state.m], numbers)?;
     t.check_gradient::<P>(g2)?;
     if !(g2 + u2).is_finite() || !C::CAREFUL && rule.eps < CAREFUL_BELOW {
         return Ok(None);

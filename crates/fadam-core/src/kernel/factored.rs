@@ -6,7 +6,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::access::{read, write};
-use super::lanes::{Element, Exponent, LANES, Real, all_finite, inverse, load, store};
+use super::lanes::{
+    BLOCK, Element, Exponent, Real, STRIP, Sum, Vectorised, all_finite, inverse, vectorise,
+};
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
 
@@ -100,7 +102,7 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
             return Err(t.not_finite(tensor));
         }
     }
-    let [x2, w2] = squares::<C, P>(t, shape, &Factored::new(rule, &measured), scratch)?;
+    let [x2, w2] = squares::<C, P>(t, shape, Factored::new(rule, &measured), scratch)?;
     if !(x2 + w2).is_finite() {
         return Ok(None);
     }
@@ -135,7 +137,7 @@ fn row_and_column_sums<C: Real, P: Element>(
         .into_par_iter()
         .with_min_len(shape.at_once())
         .for_each(|((g, rows), columns)| {
-            pulp::Arch::new().dispatch(|| sum_rows_and_columns(g, rows, columns));
+            vectorise(RowsAndColumns { g, rows, columns });
         });
     let matrices = scratch
         .columns
@@ -152,32 +154,38 @@ fn row_and_column_sums<C: Real, P: Element>(
     Ok(scratch.rows.iter().sum())
 }
 
-#[inline(always)]
-fn sum_rows_and_columns<C: Real, P: Element>(g: &[P], rows: &mut [f64], columns: &mut [C]) {
-    for (g, row) in g.chunks_exact(columns.len()).zip(rows) {
-        let mut sum = [C::zero(); LANES];
-        for (g, columns) in g.chunks(LANES).zip(columns.chunks_mut(LANES)) {
-            let g = load::<C, P>(g);
-            let mut column = load_same(columns);
-            for l in 0..LANES {
-                let g2 = g[l] * g[l];
-                sum[l] = sum[l] + g2;
-                column[l] = column[l] + g2;
-            }
-            columns.copy_from_slice(&column[..columns.len()]);
-        }
-        *row = sum.into_iter().map(Real::f64).sum();
-    }
+/// Adds the squares of some rows to their sums and to those of the columns.
+struct RowsAndColumns<'a, C, P> {
+    /// `[rows, columns]`
+    g: &'a [P],
+    rows: &'a mut [f64],
+    columns: &'a mut [C],
 }
 
-/// Lanes of what is in the compute type already.
-#[inline(always)]
-fn load_same<C: Real>(from: &[C]) -> [C; LANES] {
-    <[C; LANES]>::try_from(from).unwrap_or_else(|_| {
-        let mut lanes = [C::zero(); LANES];
-        lanes[..from.len()].copy_from_slice(from);
-        lanes
-    })
+impl<C: Real, P: Element> Vectorised for RowsAndColumns<'_, C, P> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self { g, rows, columns } = self;
+        for (g, row) in g.chunks_exact(columns.len()).zip(rows) {
+            let mut sum = Sum::new();
+            for (g, columns) in g.chunks(BLOCK).zip(columns.chunks_mut(BLOCK)) {
+                for (g, columns) in g.chunks(STRIP).zip(columns.chunks_mut(STRIP)) {
+                    let n = g.len();
+                    let (columns, squares) = (&mut columns[..n], sum.strip(n));
+                    for i in 0..n {
+                        let g = g[i].load::<C>();
+                        squares[i] = g * g;
+                        columns[i] = columns[i] + g * g;
+                    }
+                    sum.add(n);
+                }
+                sum.flush();
+            }
+            *row = sum.total();
+        }
+    }
 }
 
 /// R and C after the step from the sums of this step, and the factors of f^ρ.
@@ -212,6 +220,7 @@ fn average<C: Real, S: Element>(
 }
 
 /// The rule's numbers in the compute type.
+#[derive(Clone, Copy)]
 struct Factored<C> {
     /// ε̂^{2ρ}
     floor: C,
@@ -234,34 +243,36 @@ impl<C: Real> Factored<C> {
         }
     }
 
-    /// `1/d`
     #[inline(always)]
-    fn inverse(&self, row: C, mut columns: [C; LANES]) -> [C; LANES] {
-        for column in &mut columns {
-            *column = inverse(row * *column + self.floor);
-        }
-        columns
+    fn inverse(&self, row: C, column: C) -> C {
+        inverse(row * column + self.floor)
+    }
+
+    /// g/d and θ/d (0 where the decay is not on the manifold).
+    #[inline(always)]
+    fn measured(&self, row: C, column: C, g: C, theta: C) -> [C; 2] {
+        let inverse = self.inverse(row, column);
+        [
+            g * inverse,
+            if self.on_manifold {
+                theta * inverse
+            } else {
+                C::zero()
+            },
+        ]
     }
 
     /// m and θ after the step.
     #[inline(always)]
-    fn step(
-        &self,
-        inverse: [C; LANES],
-        g: [C; LANES],
-        mut m: [C; LANES],
-        mut theta: [C; LANES],
-    ) -> [[C; LANES]; 2] {
-        for l in 0..LANES {
-            m[l] = self.beta1 * m[l] + self.share * (g[l] * inverse[l]);
-            let w = if self.on_manifold {
-                theta[l] * inverse[l]
-            } else {
-                theta[l]
-            };
-            theta[l] = theta[l] - (self.step * m[l] + self.decay * w);
-        }
-        [m, theta]
+    fn step(&self, row: C, column: C, g: C, m: C, theta: C) -> [C; 2] {
+        let inverse = self.inverse(row, column);
+        let m = self.beta1 * m + self.share * (g * inverse);
+        let w = if self.on_manifold {
+            theta * inverse
+        } else {
+            theta
+        };
+        [m, theta - (self.step * m + self.decay * w)]
     }
 }
 
@@ -278,7 +289,7 @@ fn factors<C: Real>(shape: Shape, scratch: &Scratch) -> impl Iterator<Item = (&[
 fn squares<C: Real, P: Element>(
     t: &Tensors,
     shape: Shape,
-    numbers: &Factored<C>,
+    numbers: Factored<C>,
     scratch: &Scratch,
 ) -> Result<[f64; 2]> {
     let (g, theta) = (read(t.g)?, read(t.theta)?);
@@ -290,7 +301,12 @@ fn squares<C: Real, P: Element>(
         .into_par_iter()
         .with_min_len(shape.at_once())
         .map(|((g, theta), factors)| {
-            pulp::Arch::new().dispatch(|| square_task(g, theta, factors, numbers))
+            vectorise(Squares {
+                g,
+                theta,
+                factors,
+                numbers,
+            })
         })
         .collect();
     Ok(sums
@@ -298,40 +314,50 @@ fn squares<C: Real, P: Element>(
         .fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]))
 }
 
-#[inline(always)]
-fn square_task<C: Real, P: Element>(
-    g: &[P],
-    theta: &[P],
-    (rows, columns): (&[f64], &[C]),
-    numbers: &Factored<C>,
-) -> [f64; 2] {
-    let m = columns.len();
-    let mut sums = [0.0; 2];
-    for ((g, theta), row) in g.chunks_exact(m).zip(theta.chunks_exact(m)).zip(rows) {
-        let row = C::of(*row);
-        let (mut x2, mut w2) = ([C::zero(); LANES], [C::zero(); LANES]);
-        let lanes = g
-            .chunks(LANES)
-            .zip(theta.chunks(LANES))
-            .zip(columns.chunks(LANES));
-        for ((g, theta), columns) in lanes {
-            let (g, theta) = (load::<C, P>(g), load::<C, P>(theta));
-            let inverse = numbers.inverse(row, load_same(columns));
-            for l in 0..LANES {
-                let x = g[l] * inverse[l];
-                x2[l] = x2[l] + x * x;
-                let w = if numbers.on_manifold {
-                    theta[l] * inverse[l]
-                } else {
-                    C::zero()
-                };
-                w2[l] = w2[l] + w * w;
+struct Squares<'a, C, P> {
+    g: &'a [P],
+    theta: &'a [P],
+    /// Of the rows, and of the columns.
+    factors: (&'a [f64], &'a [C]),
+    numbers: Factored<C>,
+}
+
+impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
+    type Output = [f64; 2];
+
+    #[inline(always)]
+    fn run(self) -> [f64; 2] {
+        let Self {
+            g,
+            theta,
+            factors: (rows, columns),
+            numbers,
+        } = self;
+        let m = columns.len();
+        let (mut x2, mut w2) = (Sum::new(), Sum::new());
+        for ((g, theta), row) in g.chunks_exact(m).zip(theta.chunks_exact(m)).zip(rows) {
+            let row = C::of(*row);
+            let strips = g
+                .chunks(STRIP)
+                .zip(theta.chunks(STRIP))
+                .zip(columns.chunks(STRIP));
+            for ((g, theta), columns) in strips {
+                let n = g.len();
+                let (theta, columns) = (&theta[..n], &columns[..n]);
+                let (a, b) = (x2.strip(n), w2.strip(n));
+                for i in 0..n {
+                    let [x, w] = numbers.measured(row, columns[i], g[i].load(), theta[i].load());
+                    a[i] = x * x;
+                    b[i] = w * w;
+                }
+                x2.add(n);
+                w2.add(n);
             }
+            x2.flush();
+            w2.flush();
         }
-        sums[0] += x2.into_iter().map(Real::f64).sum::<f64>();
-        sums[1] += w2.into_iter().map(Real::f64).sum::<f64>();
+        [x2.total(), w2.total()]
     }
-    sums
 }
 
 /// Pass B: R, C, m and θ in place.
@@ -366,34 +392,51 @@ pub(super) fn apply<C: Real, P: Element, S: Element>(
             let tasks: Vec<_> = tasks.zip(factors::<C>(shape, scratch)).collect();
             let tasks = tasks.into_par_iter().with_min_len(shape.at_once());
             tasks.for_each(|(((theta, m), g), factors)| {
-                pulp::Arch::new().dispatch(|| step_task(g, theta, m, factors, &numbers));
+                vectorise(Step {
+                    g,
+                    theta,
+                    m,
+                    factors,
+                    numbers,
+                });
             });
             Ok(())
         })
     })
 }
 
-#[inline(always)]
-fn step_task<C: Real, P: Element, S: Element>(
-    g: &[P],
-    theta: &mut [P],
-    m: &mut [S],
-    (rows, columns): (&[f64], &[C]),
-    numbers: &Factored<C>,
-) {
-    let width = columns.len();
-    let all = theta.chunks_exact_mut(width).zip(m.chunks_exact_mut(width));
-    for (((theta, m), g), row) in all.zip(g.chunks_exact(width)).zip(rows) {
-        let row = C::of(*row);
-        let lanes = theta
-            .chunks_mut(LANES)
-            .zip(m.chunks_mut(LANES))
-            .zip(g.chunks(LANES));
-        for (((theta, m), g), columns) in lanes.zip(columns.chunks(LANES)) {
-            let inverse = numbers.inverse(row, load_same(columns));
-            let new = numbers.step(inverse, load(g), load(m), load(theta));
-            store(new[0], m);
-            store(new[1], theta);
+struct Step<'a, C, P, S> {
+    g: &'a [P],
+    theta: &'a mut [P],
+    m: &'a mut [S],
+    /// Of the rows, and of the columns.
+    factors: (&'a [f64], &'a [C]),
+    numbers: Factored<C>,
+}
+
+impl<C: Real, P: Element, S: Element> Vectorised for Step<'_, C, P, S> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let Self {
+            g,
+            theta,
+            m,
+            factors: (rows, columns),
+            numbers,
+        } = self;
+        let width = columns.len();
+        let all = theta.chunks_exact_mut(width).zip(m.chunks_exact_mut(width));
+        for (((theta, m), g), row) in all.zip(g.chunks_exact(width)).zip(rows) {
+            let row = C::of(*row);
+            let n = g.len();
+            let (theta, m, columns) = (&mut theta[..n], &mut m[..n], &columns[..n]);
+            for i in 0..n {
+                let new = numbers.step(row, columns[i], g[i].load(), m[i].load(), theta[i].load());
+                m[i] = S::store(new[0]);
+                theta[i] = P::store(new[1]);
+            }
         }
     }
 }
@@ -420,7 +463,13 @@ pub(super) fn verify<C: Real, P: Element, S: Element>(
     Ok(tasks.find_map(|(((g, theta), m), factors)| {
         // The step of a copy of the task.
         let (mut theta, mut m) = (theta.to_vec(), m.to_vec());
-        step_task(g, &mut theta, &mut m, factors, &numbers);
+        vectorise(Step {
+            g,
+            theta: &mut theta,
+            m: &mut m,
+            factors,
+            numbers,
+        });
         let finite = |what, finite: bool| (!finite).then_some(what);
         finite("m", m.iter().all(|x| x.finite()))
             .or_else(|| finite("theta", theta.iter().all(|x| x.finite())))

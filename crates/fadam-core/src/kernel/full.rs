@@ -3,16 +3,17 @@
 use candle_core::Tensor;
 
 use super::elementwise::{Elementwise, sums};
-use super::lanes::{Element, Exponent, LANES, Real, inverse};
+use super::lanes::{Element, Power, Real, inverse};
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
 
 /// The rule's numbers in the compute type.
+#[derive(Clone, Copy)]
 pub(super) struct Full<C> {
     beta: C,
     new: C,
     offset: C,
-    exponent: Exponent,
+    power: Power<C>,
     /// ε̂^{2ρ}
     floor: C,
     beta1: C,
@@ -30,7 +31,7 @@ impl<C: Real> Full<C> {
             beta: C::of(rule.beta),
             new: C::of(1.0 - rule.beta),
             offset: C::of(rule.offset),
-            exponent: Exponent::of(rule.rho),
+            power: Power::of(rule.rho),
             floor: C::of(measured.eps_hat.powf(2.0 * rule.rho)),
             beta1: C::of(rule.beta1),
             share: C::of(rule.share * measured.gradient_factor),
@@ -42,54 +43,35 @@ impl<C: Real> Full<C> {
 
     /// f after the step, and `1/d`.
     #[inline(always)]
-    fn precondition(&self, g: [C; LANES], mut f: [C; LANES]) -> ([C; LANES], [C; LANES]) {
-        for l in 0..LANES {
-            f[l] = self.beta * f[l] + self.new * (g[l] * g[l] + self.offset);
-        }
-        let mut d = self.exponent.apply_lanes(f);
-        for l in 0..LANES {
-            d[l] = inverse(d[l] + self.floor);
-        }
-        (f, d)
+    fn precondition(&self, g: C, f: C) -> (C, C) {
+        let f = self.beta * f + self.new * (g * g + self.offset);
+        (f, inverse(self.power.apply(f) + self.floor))
     }
 }
 
 impl<C: Real> Elementwise<C> for Full<C> {
     /// g, g/d and θ/d (0 where the decay is not on the manifold).
     #[inline(always)]
-    fn measured(&self, g: [C; LANES], f: [C; LANES], theta: [C; LANES]) -> [[C; LANES]; 3] {
+    fn measured(&self, g: C, f: C, theta: C) -> [C; 3] {
         let (_, inverse) = self.precondition(g, f);
-        let (mut x, mut w) = ([C::zero(); LANES], [C::zero(); LANES]);
-        for l in 0..LANES {
-            x[l] = g[l] * inverse[l];
-            w[l] = if self.on_manifold {
-                theta[l] * inverse[l]
-            } else {
-                C::zero()
-            };
-        }
-        [g, x, w]
+        let w = if self.on_manifold {
+            theta * inverse
+        } else {
+            C::zero()
+        };
+        [g, g * inverse, w]
     }
 
     #[inline(always)]
-    fn step(
-        &self,
-        g: [C; LANES],
-        f: [C; LANES],
-        mut m: [C; LANES],
-        mut theta: [C; LANES],
-    ) -> [[C; LANES]; 3] {
+    fn step(&self, g: C, f: C, m: C, theta: C) -> [C; 3] {
         let (f, inverse) = self.precondition(g, f);
-        for l in 0..LANES {
-            m[l] = self.beta1 * m[l] + self.share * (g[l] * inverse[l]);
-            let w = if self.on_manifold {
-                theta[l] * inverse[l]
-            } else {
-                theta[l]
-            };
-            theta[l] = theta[l] - (self.step * m[l] + self.decay * w);
-        }
-        [f, m, theta]
+        let m = self.beta1 * m + self.share * (g * inverse);
+        let w = if self.on_manifold {
+            theta * inverse
+        } else {
+            theta
+        };
+        [f, m, theta - (self.step * m + self.decay * w)]
     }
 }
 
@@ -104,7 +86,7 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
     // With ε̂ = ε; and once more if the gradient says that ε̂ is less.
     loop {
         let numbers = Full::<C>::new(rule, &measured);
-        let [g2, x2, w2] = sums::<C, P, S, P>([t.g, f, t.theta], &numbers)?;
+        let [g2, x2, w2] = sums::<C, P, S, P>([t.g, f, t.theta], numbers)?;
         t.check_gradient::<P>(g2)?;
         let eps_hat = rule.eps_hat(g2, n);
         if !C::CAREFUL && (!g2.is_finite() || rule.needs_care(eps_hat)) {

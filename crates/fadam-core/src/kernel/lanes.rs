@@ -1,9 +1,9 @@
-//! Numbers as they are stored and as they are computed with, sixteen at a time.
+//! Numbers as they are stored and as they are computed with, and sums of them.
 //!
-//! The loops are plain Rust over `[C; LANES]`, which the compiler turns into vector instructions;
-//! `pulp` compiles them for each instruction set and picks one at run time. Sums keep one accumulator a
-//! lane and become f64 after every block, so their bits depend on neither the instruction set nor the
-//! number of threads.
+//! The loops of the fused step are plain Rust over slices, which the compiler turns into vector
+//! instructions; `pulp` compiles them for each instruction set and picks one at run time. A sum of floats is
+//! not reordered by the compiler, so it is written out: one accumulator for each of [`LANES`], which become
+//! one f64 after every [`BLOCK`]. Its bits depend on neither the instruction set nor the number of threads.
 
 use candle_core::{CpuStorage, WithDType};
 use half::{bf16, f16};
@@ -11,11 +11,14 @@ use num_traits::Float;
 
 use super::factored::Work;
 
-/// Elements that are computed side by side.
-pub(super) const LANES: usize = 16;
+/// Accumulators of a sum.
+const LANES: usize = 16;
 
-/// Elements that a lane adds up in the compute type before the sum becomes f64, times [`LANES`].
+/// Elements that are added up in the compute type before their sum becomes f64.
 pub(super) const BLOCK: usize = 4096;
+
+/// Elements whose squares are computed before they are added.
+pub(super) const STRIP: usize = 256;
 
 /// What a step is computed in: f32, or f64 for f64 parameters and for what f32 cannot hold.
 pub(super) trait Real: Float + Send + Sync + 'static {
@@ -227,33 +230,74 @@ impl Element for f16 {
     }
 }
 
-/// Up to [`LANES`] elements in the compute type; the lanes beyond the end are 0.
-#[inline(always)]
-pub(super) fn load<C: Real, T: Element>(from: &[T]) -> [C; LANES] {
-    let mut lanes = [C::zero(); LANES];
-    if let Ok(whole) = <&[T; LANES]>::try_from(from) {
-        for l in 0..LANES {
-            lanes[l] = whole[l].load();
-        }
-    } else {
-        for (lane, x) in lanes.iter_mut().zip(from) {
-            *lane = x.load();
-        }
-    }
-    lanes
+/// Work to be compiled for each instruction set. A trait and not a closure, because only what is inlined into
+/// pulp's dispatch is compiled for its instruction set, and a closure cannot be told to be.
+pub(super) trait Vectorised {
+    type Output;
+    /// Implementations are `#[inline(always)]`, and so is all that they call.
+    fn run(self) -> Self::Output;
 }
 
-/// Stores as many lanes as there are elements.
-#[inline(always)]
-pub(super) fn store<C: Real, T: Element>(lanes: [C; LANES], to: &mut [T]) {
-    if let Ok(whole) = <&mut [T; LANES]>::try_from(&mut *to) {
-        for l in 0..LANES {
-            whole[l] = T::store(lanes[l]);
+/// Runs work with the widest vectors that this machine has.
+pub(super) fn vectorise<V: Vectorised>(work: V) -> V::Output {
+    struct Dispatched<V>(V);
+    impl<V: Vectorised> pulp::WithSimd for Dispatched<V> {
+        type Output = V::Output;
+
+        #[inline(always)]
+        fn with_simd<S: pulp::Simd>(self, _simd: S) -> V::Output {
+            self.0.run()
         }
-    } else {
-        for (x, lane) in to.iter_mut().zip(lanes) {
-            *x = T::store(lane);
+    }
+    pulp::Arch::new().dispatch(Dispatched(work))
+}
+
+/// Room for the squares of a strip, and what was added up so far.
+pub(super) struct Sum<C> {
+    strip: [C; STRIP],
+    lanes: [C; LANES],
+    total: f64,
+}
+
+impl<C: Real> Sum<C> {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self {
+            strip: [C::zero(); STRIP],
+            lanes: [C::zero(); LANES],
+            total: 0.0,
         }
+    }
+
+    /// Room for the next `n` ≤ [`STRIP`] numbers.
+    #[inline(always)]
+    pub(super) fn strip(&mut self, n: usize) -> &mut [C] {
+        &mut self.strip[..n]
+    }
+
+    /// Adds the `n` numbers in the strip.
+    #[inline(always)]
+    pub(super) fn add(&mut self, n: usize) {
+        let whole = n.next_multiple_of(LANES);
+        self.strip[n..whole].fill(C::zero());
+        for numbers in self.strip[..whole].as_chunks::<LANES>().0 {
+            for l in 0..LANES {
+                self.lanes[l] = self.lanes[l] + numbers[l];
+            }
+        }
+    }
+
+    /// Makes the lanes one f64; at the end of a block.
+    #[inline(always)]
+    pub(super) fn flush(&mut self) {
+        self.total += self.lanes.iter().map(|lane| lane.f64()).sum::<f64>();
+        self.lanes = [C::zero(); LANES];
+    }
+
+    /// The sum of all that was flushed.
+    #[inline(always)]
+    pub(super) fn total(&self) -> f64 {
+        self.total
     }
 }
 
@@ -297,18 +341,36 @@ impl Exponent {
             Self::Other(rho) => f.powf(rho),
         }
     }
+}
 
-    /// Of all lanes; the match is outside the loops.
-    #[inline(always)]
-    pub(super) fn apply_lanes<C: Real>(self, f: [C; LANES]) -> [C; LANES] {
-        match self {
-            Self::Half => f.map(Float::sqrt),
-            Self::One => f,
-            Self::Other(rho) => {
+/// [`Exponent`] in the compute type.
+#[derive(Clone, Copy)]
+pub(super) enum Power<C> {
+    Half,
+    One,
+    /// In the two parts that [`Real::power`] takes.
+    Other(C, C),
+}
+
+impl<C: Real> Power<C> {
+    pub(super) fn of(rho: f64) -> Self {
+        match Exponent::of(rho) {
+            Exponent::Half => Self::Half,
+            Exponent::One => Self::One,
+            Exponent::Other(rho) => {
                 let whole = (rho * 65536.0).round() / 65536.0;
-                let (whole, rest) = (C::of(whole), C::of(rho - whole));
-                f.map(|f| f.power(whole, rest))
+                Self::Other(C::of(whole), C::of(rho - whole))
             }
+        }
+    }
+
+    /// f^ρ. The match does not change within a loop, and the compiler takes it out.
+    #[inline(always)]
+    pub(super) fn apply(self, f: C) -> C {
+        match self {
+            Self::Half => f.sqrt(),
+            Self::One => f,
+            Self::Other(whole, rest) => f.power(whole, rest),
         }
     }
 }
@@ -327,12 +389,12 @@ mod tests {
                     if !(1e-37..1e37).contains(&exact) {
                         continue;
                     }
-                    let ours = Exponent::of(rho).apply_lanes([x; LANES])[0];
+                    let ours = Power::of(rho).apply(x);
                     let off = (f64::from(ours) / exact - 1.0).abs();
                     assert!(off < 5e-7, "{x:e}^{rho} is off by {off:e}");
                 }
             }
-            assert_eq!(Exponent::of(rho).apply_lanes([0f32; LANES]), [0.0; LANES]);
+            assert_eq!(Power::of(rho).apply(0f32), 0.0);
         }
     }
     #[test]

@@ -4,8 +4,7 @@
 //! and sees every NaN and infinity, so that an error comes before anything has changed. Pass B
 //! ([`Tensors::apply`]) reads again and writes f, m and θ.
 //!
-//! One tensor is a sequence of tasks of a fixed size, each a sequence of blocks of [`lanes::LANES`]: the
-//! sums are added in that order, so a step gives the same bits whatever the number of threads.
+//! One tensor is a sequence of tasks of a fixed size, whose sums are added in their order, so a step gives the same bits whatever the number of threads.
 //!
 //! f32, bf16 and f16 parameters are computed in f32 with sums in f64. Where f32 cannot hold what comes up (an ε̂ so
 //! small that f underflows beside it, squares that overflow) the tensor's step is computed in f64, and checked
@@ -209,13 +208,13 @@ fn verify<C: Real, P: Element, S: Element>(
 ) -> Result<()> {
     let bad = match (rule, &t.state.f) {
         (Rule::Preconditioned(rule), Fim::Full(f)) => {
-            elementwise::verify::<C, P, S>(t, f, &full::Full::new(rule, measured))?
+            elementwise::verify::<C, P, S>(t, f, full::Full::new(rule, measured))?
         }
         (Rule::Preconditioned(rule), Fim::Factored { .. }) => {
             factored::verify::<C, P, S>(t, rule, measured, scratch)?
         }
         (Rule::Adam(rule), f) => {
-            elementwise::verify::<C, P, S>(t, f.full()?, &adam::Numbers::new(rule, measured))?
+            elementwise::verify::<C, P, S>(t, f.full()?, adam::Numbers::new(rule, measured))?
         }
     };
     bad.map_or(Ok(()), |tensor| Err(t.not_finite(tensor)))
@@ -242,13 +241,13 @@ fn pass_b<C: Real, P: Element, S: Element>(
 ) -> Result<()> {
     match (rule, &t.state.f) {
         (Rule::Preconditioned(rule), Fim::Full(f)) => {
-            elementwise::apply::<C, P, S>(t, f, &full::Full::new(rule, measured))
+            elementwise::apply::<C, P, S>(t, f, full::Full::new(rule, measured))
         }
         (Rule::Preconditioned(rule), Fim::Factored { r, c }) => {
             factored::apply::<C, P, S>(t, [r, c], rule, measured, scratch)
         }
         (Rule::Adam(rule), f) => {
-            elementwise::apply::<C, P, S>(t, f.full()?, &adam::Numbers::new(rule, measured))
+            elementwise::apply::<C, P, S>(t, f.full()?, adam::Numbers::new(rule, measured))
         }
     }
 }

@@ -1,0 +1,38 @@
+//! The benchmarks: one subcommand each.
+//!
+//! A benchmark checks that what it is about to time is right, says on what it was timed, and prints a
+//! table for people or, with `--json`, one object a line for programs.
+
+mod console;
+mod copy;
+mod optimizer;
+mod times;
+
+use clap::{Parser, Subcommand};
+use fadam_train::Outcome;
+
+/// Times the parts of this project on this machine; what it times, it checks first.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    benchmark: Benchmark,
+}
+
+#[derive(Debug, Subcommand)]
+enum Benchmark {
+    /// One optimizer step on a fixed set of tensors: every algorithm, dtype and ρ, and candle-nn's AdamW
+    Optimizer(optimizer::Args),
+}
+
+/// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
+/// it; that is no failure.
+pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let done = match &args.benchmark {
+        Benchmark::Optimizer(args) => optimizer::run(args),
+    };
+    match done {
+        Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),
+        done => done.map(|()| Outcome::Completed),
+    }
+}

@@ -1,0 +1,18 @@
+//! `bench`: times the parts of this project on this machine. See the module `bench`.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use fadam_train::run_main;
+
+// Only this program uses the module, so it is not part of the library.
+#[path = "../bench/mod.rs"]
+mod bench;
+
+/// The allocator of the training programs, so that a step is timed as a user meets it.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    run_main(|| bench::run(&bench::Args::parse()))
+}
