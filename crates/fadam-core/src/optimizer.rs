@@ -200,11 +200,13 @@ impl<A: Algorithm> NamedOptimizer<A> {
             .collect()
     }
 
-    /// Pass B of every parameter that is prepared.
+    /// Pass B of every parameter that is prepared, backwards: what pass A read last is still in the cache, and
+    /// the next pass A begins where this one ends.
     fn apply(&mut self) -> Result<()> {
         let Self { config, params, .. } = self;
         params
             .par_iter_mut()
+            .rev()
             .map(|p| p.apply(config))
             .collect::<Result<()>>()?;
         self.steps += 1;

@@ -2,18 +2,18 @@
 
 use candle_core::Tensor;
 
-use super::elementwise::{Elementwise, sums};
-use super::lanes::{Element, Power, Real, inverse};
+use super::elementwise::{self, Elementwise};
+use super::lanes::{Element, Exponent, General, Identity, Power, Real, SquareRoot, inverse};
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
 
 /// The rule's numbers in the compute type.
 #[derive(Clone, Copy)]
-pub(super) struct Full<C> {
+struct Full<C, W> {
     beta: C,
     new: C,
     offset: C,
-    power: Power<C>,
+    power: W,
     /// ε̂^{2ρ}
     floor: C,
     beta1: C,
@@ -25,13 +25,13 @@ pub(super) struct Full<C> {
     on_manifold: bool,
 }
 
-impl<C: Real> Full<C> {
-    pub(super) fn new(rule: &Preconditioned, measured: &Measured) -> Self {
+impl<C: Real, W: Power<C>> Full<C, W> {
+    fn new(rule: &Preconditioned, measured: &Measured, power: W) -> Self {
         Self {
             beta: C::of(rule.beta),
             new: C::of(1.0 - rule.beta),
             offset: C::of(rule.offset),
-            power: Power::of(rule.rho),
+            power,
             floor: C::of(measured.eps_hat.powf(2.0 * rule.rho)),
             beta1: C::of(rule.beta1),
             share: C::of(rule.share * measured.gradient_factor),
@@ -49,7 +49,7 @@ impl<C: Real> Full<C> {
     }
 }
 
-impl<C: Real> Elementwise<C> for Full<C> {
+impl<C: Real, W: Power<C>> Elementwise<C> for Full<C, W> {
     /// g, g/d and θ/d (0 where the decay is not on the manifold).
     #[inline(always)]
     fn measured(&self, g: C, f: C, theta: C) -> [C; 3] {
@@ -75,6 +75,26 @@ impl<C: Real> Elementwise<C> for Full<C> {
     }
 }
 
+/// `$do`, with `$numbers` the rule's numbers for its ρ.
+macro_rules! for_rho {
+    ($rule:expr, $measured:expr, $numbers:ident => $do:expr) => {
+        match Exponent::of($rule.rho) {
+            Exponent::Half => {
+                let $numbers = Full::<C, _>::new($rule, $measured, SquareRoot);
+                $do
+            }
+            Exponent::One => {
+                let $numbers = Full::<C, _>::new($rule, $measured, Identity);
+                $do
+            }
+            Exponent::Other(rho) => {
+                let $numbers = Full::<C, _>::new($rule, $measured, General::new(rho));
+                $do
+            }
+        }
+    };
+}
+
 /// Pass A.
 pub(super) fn measure<C: Real, P: Element, S: Element>(
     t: &Tensors,
@@ -82,11 +102,13 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
     rule: &Preconditioned,
 ) -> Result<Option<Measured>> {
     let n = t.theta.elem_count();
+    let tensors = [t.g, f, t.theta];
     let mut measured = Measured::start::<C>(rule.eps);
     // With ε̂ = ε; and once more if the gradient says that ε̂ is less.
     loop {
-        let numbers = Full::<C>::new(rule, &measured);
-        let [g2, x2, w2] = sums::<C, P, S, P>([t.g, f, t.theta], numbers)?;
+        let [g2, x2, w2] = for_rho!(rule, &measured, numbers => {
+            elementwise::sums::<C, P, S, P>(tensors, numbers)?
+        });
         t.check_gradient::<P>(g2)?;
         let eps_hat = rule.eps_hat(g2, n);
         if !C::CAREFUL && (!g2.is_finite() || rule.needs_care(eps_hat)) {
@@ -103,4 +125,24 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
         measured.decay_factor = clip_factor(w2, n, rule.clip);
         return Ok(Some(measured));
     }
+}
+
+/// Pass B.
+pub(super) fn apply<C: Real, P: Element, S: Element>(
+    t: &Tensors,
+    f: &Tensor,
+    rule: &Preconditioned,
+    measured: &Measured,
+) -> Result<()> {
+    for_rho!(rule, measured, numbers => elementwise::apply::<C, P, S>(t, f, numbers))
+}
+
+/// What pass B would make not finite.
+pub(super) fn verify<C: Real, P: Element, S: Element>(
+    t: &Tensors,
+    f: &Tensor,
+    rule: &Preconditioned,
+    measured: &Measured,
+) -> Result<Option<&'static str>> {
+    for_rho!(rule, measured, numbers => elementwise::verify::<C, P, S>(t, f, numbers))
 }

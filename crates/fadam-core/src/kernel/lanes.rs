@@ -106,8 +106,10 @@ impl Real for f32 {
         let r = (r - more) * std::f32::consts::LN_2;
         let series = 1.0 / 24.0 + r * (1.0 / 120.0 + r * (1.0 / 720.0));
         let exp = 1.0 + r * (1.0 + r * (0.5 + r * (1.0 / 6.0 + r * series)));
-        let power = (power + more).max(-126.0).min(127.0) as i32;
-        let two = Self::from_bits(((power + 127) << 23).cast_unsigned());
+        // In the bits of a rounded number stands its whole part: no conversion, which would not vectorise.
+        let power = (power + more).clamp(-126.0, 127.0) + ROUND;
+        let exponent = power.to_bits().wrapping_sub(ROUND.to_bits());
+        let two = Self::from_bits(exponent.wrapping_add(127) << 23);
         if self < Self::MIN_POSITIVE {
             0.0
         } else {
@@ -275,15 +277,20 @@ impl<C: Real> Sum<C> {
         &mut self.strip[..n]
     }
 
-    /// Adds the `n` numbers in the strip.
+    /// Adds the `n` numbers in the strip: folds it in halves down to [`LANES`], loops that vectorise.
     #[inline(always)]
     pub(super) fn add(&mut self, n: usize) {
-        let whole = n.next_multiple_of(LANES);
-        self.strip[n..whole].fill(C::zero());
-        for numbers in self.strip[..whole].as_chunks::<LANES>().0 {
-            for l in 0..LANES {
-                self.lanes[l] = self.lanes[l] + numbers[l];
+        let mut width = n.next_power_of_two().max(LANES);
+        self.strip[n..width].fill(C::zero());
+        while width > LANES {
+            width /= 2;
+            let (low, high) = self.strip.split_at_mut(width);
+            for (low, high) in low.iter_mut().zip(&high[..width]) {
+                *low = *low + *high;
             }
+        }
+        for (lane, x) in self.lanes.iter_mut().zip(&self.strip) {
+            *lane = *lane + *x;
         }
     }
 
@@ -343,35 +350,48 @@ impl Exponent {
     }
 }
 
-/// [`Exponent`] in the compute type.
-#[derive(Clone, Copy)]
-pub(super) enum Power<C> {
-    Half,
-    One,
-    /// In the two parts that [`Real::power`] takes.
-    Other(C, C),
+/// f^ρ in the compute type: a type for each case, so that a loop is compiled for it.
+pub(super) trait Power<C>: Copy + Send + Sync {
+    fn apply(self, f: C) -> C;
 }
 
-impl<C: Real> Power<C> {
-    pub(super) fn of(rho: f64) -> Self {
-        match Exponent::of(rho) {
-            Exponent::Half => Self::Half,
-            Exponent::One => Self::One,
-            Exponent::Other(rho) => {
-                let whole = (rho * 65536.0).round() / 65536.0;
-                Self::Other(C::of(whole), C::of(rho - whole))
-            }
-        }
-    }
+/// ρ = ½.
+#[derive(Clone, Copy)]
+pub(super) struct SquareRoot;
 
-    /// f^ρ. The match does not change within a loop, and the compiler takes it out.
+/// ρ = 1.
+#[derive(Clone, Copy)]
+pub(super) struct Identity;
+
+/// Any other ρ, in the two parts that [`Real::power`] takes.
+#[derive(Clone, Copy)]
+pub(super) struct General<C>(C, C);
+
+impl<C: Real> General<C> {
+    pub(super) fn new(rho: f64) -> Self {
+        let whole = (rho * 65536.0).round() / 65536.0;
+        Self(C::of(whole), C::of(rho - whole))
+    }
+}
+
+impl<C: Real> Power<C> for SquareRoot {
     #[inline(always)]
-    pub(super) fn apply(self, f: C) -> C {
-        match self {
-            Self::Half => f.sqrt(),
-            Self::One => f,
-            Self::Other(whole, rest) => f.power(whole, rest),
-        }
+    fn apply(self, f: C) -> C {
+        f.sqrt()
+    }
+}
+
+impl<C: Real> Power<C> for Identity {
+    #[inline(always)]
+    fn apply(self, f: C) -> C {
+        f
+    }
+}
+
+impl<C: Real> Power<C> for General<C> {
+    #[inline(always)]
+    fn apply(self, f: C) -> C {
+        f.power(self.0, self.1)
     }
 }
 
@@ -389,12 +409,12 @@ mod tests {
                     if !(1e-37..1e37).contains(&exact) {
                         continue;
                     }
-                    let ours = Power::of(rho).apply(x);
+                    let ours = General::new(rho).apply(x);
                     let off = (f64::from(ours) / exact - 1.0).abs();
                     assert!(off < 5e-7, "{x:e}^{rho} is off by {off:e}");
                 }
             }
-            assert_eq!(Power::of(rho).apply(0f32), 0.0);
+            assert_eq!(General::new(rho).apply(0f32), 0.0);
         }
     }
     #[test]
