@@ -14,7 +14,7 @@ cargo fmt --all --check
 step "spelling"
 optional typos
 step "licences, bans, sources"
-optional cargo-deny --all-features check licenses bans sources
+optional cargo-deny check licenses bans sources
 step "lints"
 cargo clippy --workspace --all-targets -- -D warnings
 step "docs"
