@@ -74,13 +74,9 @@ struct Trace {
 /// value, a tensor is missing or has another shape, or a step fails; no output is written then.
 pub fn replay(args: &Args) -> anyhow::Result<String> {
     let place = args.input.display().to_string();
-    let trace = read(&args.input)
-        .map_err(bad_input)
-        .with_context(|| place.clone())?;
+    let trace = read(&args.input).map_err(bad_input).with_context(|| place.clone())?;
     let steps = trace.grads.dims()[0];
-    let columns = step(&trace, args.dtype.into())
-        .map_err(bad_input)
-        .context(place)?;
+    let columns = step(&trace, args.dtype.into()).map_err(bad_input).context(place)?;
     let mut metadata = trace.metadata;
     let dtype = format!("{:?}", args.dtype).to_lowercase();
     metadata.insert("dtype".to_owned(), dtype.clone());
@@ -109,10 +105,7 @@ fn read(path: &Path) -> anyhow::Result<Trace> {
             .map_err(|_| anyhow!("no tensor \"{name}\"; expected `{name}` {shape}"))?;
         let tensor = view.load(&Device::Cpu)?;
         if !tensor.dtype().is_float() {
-            return Err(anyhow!(
-                "`{name}` is {:?}, expected floating point",
-                tensor.dtype()
-            ));
+            return Err(anyhow!("`{name}` is {:?}, expected floating point", tensor.dtype()));
         }
         Ok(tensor)
     };
@@ -128,12 +121,7 @@ fn read(path: &Path) -> anyhow::Result<Trace> {
             ));
         }
     }
-    Ok(Trace {
-        config,
-        metadata,
-        theta0,
-        grads,
-    })
+    Ok(Trace { config, metadata, theta0, grads })
 }
 
 /// The algorithm with its hyper-parameters, from the metadata.
@@ -163,17 +151,8 @@ fn step(trace: &Trace, dtype: DType) -> anyhow::Result<BTreeMap<&'static str, Te
             .step_named(&Gradients::from([("theta".to_owned(), g)]))
             .with_context(|| format!("step {}", k + 1))?;
         columns.entry("theta").or_default().push(theta.copy()?);
-        columns
-            .entry("m")
-            .or_default()
-            .push(optimizer.momentum("theta")?);
-        columns
-            .entry("fim")
-            .or_default()
-            .push(optimizer.fim("theta")?);
+        columns.entry("m").or_default().push(optimizer.momentum("theta")?);
+        columns.entry("fim").or_default().push(optimizer.fim("theta")?);
     }
-    columns
-        .into_iter()
-        .map(|(name, rows)| Ok((name, Tensor::stack(&rows, 0)?)))
-        .collect()
+    columns.into_iter().map(|(name, rows)| Ok((name, Tensor::stack(&rows, 0)?))).collect()
 }

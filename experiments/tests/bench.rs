@@ -5,10 +5,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::Value;
 
 fn bench(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_bench"))
-        .args(args)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_bench")).args(args).output().unwrap()
 }
 
 /// The rows of a run on the small tensors.
@@ -25,9 +22,7 @@ fn rows(more: &[&str]) -> Vec<Value> {
 
 fn number(row: &Value, key: &str) -> f64 {
     let value = &row[key];
-    value
-        .as_f64()
-        .unwrap_or_else(|| panic!("{key} is {value} in {row}"))
+    value.as_f64().unwrap_or_else(|| panic!("{key} is {value} in {row}"))
 }
 
 #[test]
@@ -92,10 +87,7 @@ fn the_state_is_as_large_as_the_algorithms_say() {
         };
         let width = if row["state"] == "f64" { 8.0 } else { 4.0 };
         let bytes = number(&row, "state_bytes_per_param") * params - width * numbers;
-        assert!(
-            (-0.5..13.5 * 8.0).contains(&bytes),
-            "{bytes} too many in {row}"
-        );
+        assert!((-0.5..13.5 * 8.0).contains(&bytes), "{bytes} too many in {row}");
     }
 }
 
@@ -109,20 +101,14 @@ fn gb_per_s_is_the_least_traffic_by_the_median() {
             _ => 80.0,
         };
         let expected = bytes * 114_944.0 / (number(&row, "median_ms") * 1e6);
-        assert!(
-            (number(&row, "gb_per_s") / expected - 1.0).abs() < 1e-9,
-            "{row}"
-        );
+        assert!((number(&row, "gb_per_s") / expected - 1.0).abs() < 1e-9, "{row}");
     }
 }
 
 #[test]
 fn only_the_optimizers_asked_for_are_timed() {
     let rows = rows(&["--only", "candle-adamw", "--only", "adam", "--warmup", "0"]);
-    let names: Vec<&str> = rows
-        .iter()
-        .map(|row| row["name"].as_str().unwrap())
-        .collect();
+    let names: Vec<&str> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["adam", "adam", "adam", "candle-adamw"]);
 }
 
@@ -140,30 +126,18 @@ fn people_get_an_aligned_table_and_a_warning_about_this_build() {
         "candle-adamw",
     ]);
     assert!(run.status.success());
-    let (table, errors) = (
-        String::from_utf8(run.stdout).unwrap(),
-        String::from_utf8(run.stderr).unwrap(),
-    );
+    let (table, errors) =
+        (String::from_utf8(run.stdout).unwrap(), String::from_utf8(run.stderr).unwrap());
     for said in ["cpu", "threads", "114944 parameters", "1 steps after 3"] {
         assert!(table.contains(said), "{said:?} is not in {table}");
     }
     let lines: Vec<&str> = table.lines().skip_while(|line| !line.is_empty()).collect();
     assert_eq!(lines.len(), 6, "{table}");
     assert!(lines[1].starts_with("optimizer ") && lines[5].starts_with("candle-adamw "));
-    assert!(
-        lines[1..].iter().all(|line| line.len() == lines[1].len()),
-        "{table}"
-    );
+    assert!(lines[1..].iter().all(|line| line.len() == lines[1].len()), "{table}");
     // The tests are built as the program is.
-    assert_eq!(
-        errors.contains("WARNING"),
-        cfg!(debug_assertions),
-        "{errors}"
-    );
-    assert!(
-        !errors.contains('\r'),
-        "progress, but no terminal: {errors}"
-    );
+    assert_eq!(errors.contains("WARNING"), cfg!(debug_assertions), "{errors}");
+    assert!(!errors.contains('\r'), "progress, but no terminal: {errors}");
 }
 
 #[test]

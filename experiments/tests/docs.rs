@@ -31,10 +31,7 @@ fn the_config_page_is_current() {
         std::fs::write(&file, &page).unwrap();
     }
     let written = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(
-        written == page,
-        "docs/config.md is stale; run with FADAM_UPDATE_DOCS=1"
-    );
+    assert!(written == page, "docs/config.md is stale; run with FADAM_UPDATE_DOCS=1");
 }
 
 #[test]
@@ -58,26 +55,13 @@ fn the_readme_names_files_and_programs_that_exist() {
         "cargo run --release --bin train-llm -- --config configs/llm/tiny.toml",
         "cargo test --workspace",
     ] {
-        assert!(
-            readme.contains(command),
-            "the README lost its command: {command}"
-        );
+        assert!(readme.contains(command), "the README lost its command: {command}");
     }
     let ci = std::fs::read_to_string(root().join(".ci/run")).unwrap();
-    assert!(
-        ci.contains("cargo test --workspace"),
-        "CI runs another test command"
-    );
-    for link in readme
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| rest.split(')').next())
-    {
+    assert!(ci.contains("cargo test --workspace"), "CI runs another test command");
+    for link in readme.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
         if !link.contains("://") {
-            assert!(
-                root().join(link).exists(),
-                "README.md links to {link}, which is not there"
-            );
+            assert!(root().join(link).exists(), "README.md links to {link}, which is not there");
         }
     }
 }

@@ -22,38 +22,21 @@ fn replay(input: &Path, output: &Path, more: &[&str]) -> Output {
 }
 
 fn values(file: &HashMap<String, Tensor>, name: &str) -> Vec<f64> {
-    file[name]
-        .to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    file[name].to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
 fn a_golden_replays_in_every_dtype() {
     let folder = tempfile::tempdir().unwrap();
-    for name in [
-        "fadam-default",
-        "fadafactor-conv",
-        "adam-asr",
-        "adafactor-default",
-    ] {
+    for name in ["fadam-default", "fadafactor-conv", "adam-asr", "adafactor-default"] {
         let input = goldens().join(format!("{name}.safetensors"));
         let golden = candle_core::safetensors::load(&input, &Device::Cpu).unwrap();
-        for (dtype, state, bound) in [
-            ("f64", "f64", 1e-10),
-            ("f32", "f32", 1e-5),
-            ("bf16", "f32", 0.05),
-        ] {
+        for (dtype, state, bound) in
+            [("f64", "f64", 1e-10), ("f32", "f32", 1e-5), ("bf16", "f32", 0.05)]
+        {
             let output = folder.path().join(format!("{name}-{dtype}.safetensors"));
             let run = replay(&input, &output, &["--dtype", dtype]);
-            assert!(
-                run.status.success(),
-                "{}",
-                String::from_utf8_lossy(&run.stderr)
-            );
+            assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
             let ours = candle_core::safetensors::load(&output, &Device::Cpu).unwrap();
             assert_eq!(ours["theta"].dtype().as_str(), dtype);
             assert_eq!(ours["m"].dtype().as_str(), state);
@@ -61,14 +44,8 @@ fn a_golden_replays_in_every_dtype() {
                 assert_eq!(ours[column].dims(), golden[column].dims());
                 let (a, b) = (values(&ours, column), values(&golden, column));
                 let scale = b.iter().fold(0.0, |s: f64, v| s.max(v.abs()));
-                let off = a
-                    .iter()
-                    .zip(&b)
-                    .fold(0.0, |o: f64, (a, b)| o.max((a - b).abs()));
-                assert!(
-                    off <= bound * scale,
-                    "{name} {dtype} {column}: {off:e} of {scale:e}"
-                );
+                let off = a.iter().zip(&b).fold(0.0, |o: f64, (a, b)| o.max((a - b).abs()));
+                assert!(off <= bound * scale, "{name} {dtype} {column}: {off:e} of {scale:e}");
             }
         }
     }
@@ -95,23 +72,10 @@ fn refused(input: &Path, expected: &str) {
     let run = replay(input, &output, &[]);
     let message = String::from_utf8_lossy(&run.stderr).into_owned();
     assert_eq!(run.status.code(), Some(2), "{message}");
-    assert!(
-        message.contains(expected),
-        "{expected:?} is not in: {message}"
-    );
-    assert!(
-        message.contains(&*input.display().to_string()),
-        "names no file: {message}"
-    );
-    assert!(
-        !message.contains("panicked") && message.lines().count() == 1,
-        "{message}"
-    );
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        0,
-        "a file was left behind"
-    );
+    assert!(message.contains(expected), "{expected:?} is not in: {message}");
+    assert!(message.contains(&*input.display().to_string()), "names no file: {message}");
+    assert!(!message.contains("panicked") && message.lines().count() == 1, "{message}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "a file was left behind");
 }
 
 #[test]
@@ -135,39 +99,16 @@ fn bad_traces_are_refused() {
 
     trace(&path("missing"), "fadam", "{}", &good[..1]);
     refused(&path("missing"), "no tensor \"grads\"");
-    trace(
-        &path("shape"),
-        "fadam",
-        "{}",
-        &[good[0].clone(), ("grads", ones(&[4, 3, 2]))],
-    );
+    trace(&path("shape"), "fadam", "{}", &[good[0].clone(), ("grads", ones(&[4, 3, 2]))]);
     refused(&path("shape"), "`grads` has shape [4, 3, 2]");
-    trace(
-        &path("none"),
-        "fadam",
-        "{}",
-        &[good[0].clone(), ("grads", ones(&[0, 2, 3]))],
-    );
+    trace(&path("none"), "fadam", "{}", &[good[0].clone(), ("grads", ones(&[0, 2, 3]))]);
     refused(&path("none"), "`grads` has shape [0, 2, 3]");
     let whole = ones(&[2, 3]).to_dtype(DType::U8).unwrap();
-    trace(
-        &path("integers"),
-        "fadam",
-        "{}",
-        &[("theta0", whole), good[1].clone()],
-    );
+    trace(&path("integers"), "fadam", "{}", &[("theta0", whole), good[1].clone()]);
     refused(&path("integers"), "`theta0` is U8");
     let nan = (ones(&[4, 2, 3]) * f64::NAN).unwrap();
-    trace(
-        &path("nan"),
-        "fadam",
-        "{}",
-        &[good[0].clone(), ("grads", nan)],
-    );
-    refused(
-        &path("nan"),
-        "step 1: the gradient of \"theta\" is not finite",
-    );
+    trace(&path("nan"), "fadam", "{}", &[good[0].clone(), ("grads", nan)]);
+    refused(&path("nan"), "step 1: the gradient of \"theta\" is not finite");
 
     safetensors::serialize_to_file(good.iter().map(|(n, t)| (*n, t)), None, &path("bare")).unwrap();
     refused(&path("bare"), "its metadata has no \"config\"");

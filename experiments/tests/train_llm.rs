@@ -44,9 +44,7 @@ impl Bench {
     fn new() -> Self {
         let bench = Self(tempfile::tempdir().unwrap());
         fs::create_dir(bench.path("text")).unwrap();
-        let words = [
-            "we", "the", "people", "of", "this", "great", "nation", "ask", "not", "peace",
-        ];
+        let words = ["we", "the", "people", "of", "this", "great", "nation", "ask", "not", "peace"];
         for file in 0..12 {
             let text: String = (0..300)
                 .map(|i| words[(i * i + 7 * file + i / 3) % words.len()].to_owned() + " ")
@@ -83,15 +81,9 @@ impl Bench {
         let message = string(&run.stderr);
         assert_eq!(run.status.code(), Some(2), "{args:?}: {message}");
         assert!(message.starts_with("error: "), "{args:?}: {message}");
-        assert!(
-            !message.contains("panicked") && !message.trim().contains("\n\n"),
-            "{message}"
-        );
+        assert!(!message.contains("panicked") && !message.trim().contains("\n\n"), "{message}");
         for part in expected {
-            assert!(
-                message.contains(part),
-                "{args:?}: {part:?} is not in: {message}"
-            );
+            assert!(message.contains(part), "{args:?}: {part:?} is not in: {message}");
         }
     }
 }
@@ -110,9 +102,7 @@ fn metrics(run: &Path) -> Vec<Value> {
     text.lines()
         .map(|line| {
             let mut line: Value = serde_json::from_str(line).unwrap();
-            line.as_object_mut()
-                .unwrap()
-                .retain(|key, _| !key.ends_with("_per_s"));
+            line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_per_s"));
             line
         })
         .collect()
@@ -122,10 +112,8 @@ fn metrics(run: &Path) -> Vec<Value> {
 fn tensors(file: &Path) -> Vec<(String, Vec<u8>)> {
     let bytes = fs::read(file).unwrap();
     let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    let mut all: Vec<_> = file
-        .iter()
-        .map(|(name, view)| (name.to_owned(), view.data().to_vec()))
-        .collect();
+    let mut all: Vec<_> =
+        file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
     all.sort();
     all
 }
@@ -133,10 +121,7 @@ fn tensors(file: &Path) -> Vec<(String, Vec<u8>)> {
 fn assert_same_run(a: &Path, b: &Path, step: &str) {
     for file in ["model.safetensors", "optimizer.safetensors"] {
         let at = Path::new("checkpoints").join(step).join(file);
-        assert!(
-            tensors(&a.join(&at)) == tensors(&b.join(&at)),
-            "{file} differs"
-        );
+        assert!(tensors(&a.join(&at)) == tensors(&b.join(&at)), "{file} differs");
     }
     assert_eq!(metrics(a), metrics(b));
 }
@@ -160,10 +145,7 @@ fn a_run_and_what_it_leaves() {
         "wall_s",
         "unigram_nats",
     ] {
-        assert!(
-            !summary[key].is_null(),
-            "summary.json has no {key}: {summary}"
-        );
+        assert!(!summary[key].is_null(), "summary.json has no {key}: {summary}");
     }
     assert_eq!(summary["experiment"], "train-llm");
     assert_eq!(summary["optimizer"], "fadafactor");
@@ -178,26 +160,13 @@ fn a_run_and_what_it_leaves() {
     assert_eq!(eval.len(), 5); // steps 0, 10, 20, 30, 40
     assert!(eval[4] < eval[0] - 0.5, "it learned nothing: {eval:?}");
     assert_eq!(summary["eval_loss"], eval[4]);
-    let lr: Vec<f64> = metrics
-        .iter()
-        .filter_map(|line| line["lr"].as_f64())
-        .collect();
-    assert!(
-        (lr[0] - 3e-3).abs() < 1e-12,
-        "the warm-up ends at step 5: {lr:?}"
-    );
+    let lr: Vec<f64> = metrics.iter().filter_map(|line| line["lr"].as_f64()).collect();
+    assert!((lr[0] - 3e-3).abs() < 1e-12, "the warm-up ends at step 5: {lr:?}");
     assert!((lr.last().unwrap() - 3e-4).abs() < 1e-12, "{lr:?}");
 
-    assert!(
-        fs::read_to_string(run.join("loss.svg"))
-            .unwrap()
-            .contains("<svg")
-    );
+    assert!(fs::read_to_string(run.join("loss.svg")).unwrap().contains("<svg"));
     assert!(run.join("tokenizer.json").exists());
-    assert!(
-        run.join("checkpoints/step-00000040/model.safetensors")
-            .exists()
-    );
+    assert!(run.join("checkpoints/step-00000040/model.safetensors").exists());
     // The resolved config, given back, is the same run.
     let again = bench.run(&["--config", "run/config.toml", "--out", "again", "--quiet"]);
     assert!(again.status.success(), "{}", string(&again.stderr));
@@ -231,11 +200,7 @@ fn seeds_differ_and_repeat() {
     for (out, seed) in [("a", "1"), ("b", "1"), ("c", "2")] {
         bench.train(&["--out", out, "--seed", seed, "--steps", "5", "--quiet"]);
     }
-    let at = |run: &str| {
-        bench
-            .path(run)
-            .join("checkpoints/step-00000005/model.safetensors")
-    };
+    let at = |run: &str| bench.path(run).join("checkpoints/step-00000005/model.safetensors");
     assert!(tensors(&at("a")) == tensors(&at("b")));
     assert!(tensors(&at("a")) != tensors(&at("c")));
 }
@@ -247,14 +212,7 @@ fn ctrl_c_finishes_the_step_and_the_run_resumes() {
     bench.train(&["--out", "whole", "--quiet", "--set", "train.steps=400"]);
     let child = Command::new(env!("CARGO_BIN_EXE_train-llm"))
         .current_dir(bench.0.path())
-        .args([
-            "--config",
-            "small.toml",
-            "--out",
-            "cut",
-            "--set",
-            "train.steps=400",
-        ])
+        .args(["--config", "small.toml", "--out", "cut", "--set", "train.steps=400"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -267,20 +225,11 @@ fn ctrl_c_finishes_the_step_and_the_run_resumes() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     let pid = child.id().to_string();
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
     let end = child.wait_with_output().unwrap();
     let text = format!("{}{}", string(&end.stdout), string(&end.stderr));
     assert_eq!(end.status.code(), Some(130), "{text}");
-    assert!(
-        text.contains("--resume"),
-        "it does not say how to resume: {text}"
-    );
+    assert!(text.contains("--resume"), "it does not say how to resume: {text}");
     let resumed = bench.run(&["--out", "cut", "--resume", "--quiet"]);
     assert!(resumed.status.success(), "{}", string(&resumed.stderr));
     assert_same_run(&bench.path("whole"), &bench.path("cut"), "step-00000400");
@@ -292,15 +241,9 @@ fn tokens_are_exported_for_the_peers() {
     let text = bench.train(&["--export-tokens", "tokens"]);
     let train = fs::read(bench.path("tokens/train.u16")).unwrap();
     let eval = fs::read(bench.path("tokens/eval.u16")).unwrap();
-    assert!(
-        text.contains(&format!("{} training", train.len() / 2)),
-        "{text}"
-    );
+    assert!(text.contains(&format!("{} training", train.len() / 2)), "{text}");
     let ids = |bytes: &[u8]| -> Vec<u16> {
-        bytes
-            .chunks(2)
-            .map(|pair| u16::from_le_bytes([pair[0], pair[1]]))
-            .collect()
+        bytes.chunks(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect()
     };
     assert!(ids(&train).iter().chain(&ids(&eval)).all(|&id| id < 280));
     assert!(!bench.path("runs").exists(), "an export starts no run");
@@ -328,27 +271,15 @@ fn bad_configs() {
     let at = |file: &str, of: &str| format!("{file}:{}", line(of));
 
     let key = with("key.toml", "lr = 3e-3", "lrr = 3e-3");
-    bench.refuses(
-        &["--config", &key],
-        &[&at("key.toml", "lr ="), "lrr", "expected"],
-    );
+    bench.refuses(&["--config", &key], &[&at("key.toml", "lr ="), "lrr", "expected"]);
     let kind = with("type.toml", "batch = 4", "batch = \"four\"");
     bench.refuses(&["--config", &kind], &[&at("type.toml", "batch ="), "four"]);
     let value = with("value.toml", "lr = 3e-3", "lr = -1.0");
-    bench.refuses(
-        &["--config", &value],
-        &[&at("value.toml", "lr ="), "optimizer.lr"],
-    );
+    bench.refuses(&["--config", &value], &[&at("value.toml", "lr ="), "optimizer.lr"]);
     let heads = with("heads.toml", "heads = 2", "heads = 3");
-    bench.refuses(
-        &["--config", &heads],
-        &[&at("heads.toml", "heads ="), "model.heads"],
-    );
+    bench.refuses(&["--config", &heads], &[&at("heads.toml", "heads ="), "model.heads"]);
     let batch = with("batch.toml", "batch = 4", "batch = 0");
-    bench.refuses(
-        &["--config", &batch],
-        &[&at("batch.toml", "batch ="), "train.batch"],
-    );
+    bench.refuses(&["--config", &batch], &[&at("batch.toml", "batch ="), "train.batch"]);
     let syntax = with("syntax.toml", "[train]", "[train");
     bench.refuses(&["--config", &syntax], &[&at("syntax.toml", "[train]")]);
 
@@ -360,10 +291,7 @@ fn bad_configs() {
     set("optimizer.rho=0", &["optimizer.rho=0", "optimizer.rho"]);
     set("data.sample_top_p=nan", &["data.sample_top_p"]);
     set("train", &["--set train"]);
-    assert!(
-        !bench.path("runs").exists(),
-        "a bad config left a run folder"
-    );
+    assert!(!bench.path("runs").exists(), "a bad config left a run folder");
 }
 
 #[test]
@@ -371,10 +299,7 @@ fn bad_text() {
     let bench = Bench::new();
     let on = |paths: &str, expected: &[&str]| {
         let set = format!("data.paths=[\"{paths}\"]");
-        bench.refuses(
-            &["--config", "small.toml", "--set", &set, "--out", "run"],
-            expected,
-        );
+        bench.refuses(&["--config", "small.toml", "--set", &set, "--out", "run"], expected);
         assert!(!bench.path("run").exists(), "{paths} left a run folder");
     };
     on("absent.txt", &["absent.txt", "no such file"]);
@@ -384,11 +309,7 @@ fn bad_text() {
     on("nothing", &["nothing", "no text"]);
     fs::write(bench.path("latin.txt"), b"line one\nna\xefve\n").unwrap();
     on("latin.txt", &["latin.txt", "line 2", "not UTF-8"]);
-    fs::write(
-        bench.path("bad.jsonl"),
-        "{\"text\": \"fine\"}\n{\"txt\": 1}\n",
-    )
-    .unwrap();
+    fs::write(bench.path("bad.jsonl"), "{\"text\": \"fine\"}\n{\"txt\": 1}\n").unwrap();
     on("bad.jsonl", &["bad.jsonl:2", "\"text\""]);
 
     // Shorter than one sequence, with a tokenizer that needs no training on it.
@@ -406,14 +327,7 @@ fn bad_text() {
     ];
     bench.refuses(&short, &["tokens", "17"]);
     bench.refuses(
-        &[
-            "--config",
-            "small.toml",
-            "--set",
-            "data.tokenizer=small.toml",
-            "--out",
-            "run",
-        ],
+        &["--config", "small.toml", "--set", "data.tokenizer=small.toml", "--out", "run"],
         &["small.toml"],
     );
 }
@@ -423,47 +337,18 @@ fn bad_run_folders() {
     let bench = Bench::new();
     bench.train(&["--out", "run", "--steps", "10", "--quiet"]);
     let before = metrics(&bench.path("run"));
-    bench.refuses(
-        &["--config", "small.toml", "--out", "run"],
-        &["run", "--resume"],
-    );
-    assert_eq!(
-        metrics(&bench.path("run")),
-        before,
-        "a refused run changed the folder"
-    );
+    bench.refuses(&["--config", "small.toml", "--out", "run"], &["run", "--resume"]);
+    assert_eq!(metrics(&bench.path("run")), before, "a refused run changed the folder");
 
+    bench.refuses(&["--config", "small.toml", "--out", "small.toml/run"], &["small.toml"]);
+    bench.refuses(&["--config", "small.toml", "--out", "small.toml"], &["small.toml"]);
+    bench.refuses(&["--config", "small.toml", "--out", "fresh", "--resume"], &["fresh"]);
     bench.refuses(
-        &["--config", "small.toml", "--out", "small.toml/run"],
-        &["small.toml"],
-    );
-    bench.refuses(
-        &["--config", "small.toml", "--out", "small.toml"],
-        &["small.toml"],
-    );
-    bench.refuses(
-        &["--config", "small.toml", "--out", "fresh", "--resume"],
-        &["fresh"],
-    );
-    bench.refuses(
-        &[
-            "--config",
-            "small.toml",
-            "--out",
-            "run",
-            "--resume",
-            "--set",
-            "model.d_ff=64",
-        ],
+        &["--config", "small.toml", "--out", "run", "--resume", "--set", "model.d_ff=64"],
         &["model.d_ff"],
     );
     bench.refuses(
-        &[
-            "--export-tokens",
-            "small.toml/tokens",
-            "--config",
-            "small.toml",
-        ],
+        &["--export-tokens", "small.toml/tokens", "--config", "small.toml"],
         &["small.toml/tokens"],
     );
 }
@@ -483,25 +368,13 @@ fn bad_checkpoints() {
         fs::write(folder.join(file), &whole).unwrap();
     }
     // The weights of another model under this run's name.
-    bench.train(&[
-        "--out",
-        "other",
-        "--steps",
-        "10",
-        "--quiet",
-        "--set",
-        "model.d_ff=64",
-    ]);
+    bench.train(&["--out", "other", "--steps", "10", "--quiet", "--set", "model.d_ff=64"]);
     let own = fs::read(folder.join("model.safetensors")).unwrap();
     let other = bench.path("other/checkpoints/step-00000010/model.safetensors");
     fs::copy(other, folder.join("model.safetensors")).unwrap();
     bench.refuses(&resume, &["model.safetensors", "blocks.0.down.weight"]);
     fs::write(folder.join("model.safetensors"), own).unwrap();
     // Other text: the place in it means nothing.
-    fs::write(
-        bench.path("text/99.txt"),
-        "four score and seven years ago ".repeat(50),
-    )
-    .unwrap();
+    fs::write(bench.path("text/99.txt"), "four score and seven years ago ".repeat(50)).unwrap();
     bench.refuses(&resume, &["training tokens"]);
 }

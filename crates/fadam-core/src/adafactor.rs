@@ -119,10 +119,7 @@ impl Algorithm for AdafactorConfig {
         let g_bar = clip_rms(ratio(g, &f.diagonal()?.sqrt()?)?, self.clip)?; // lines 10, 11
         let m = ema(self.beta1, &state.m, &(g_bar * self.lr)?)?; // line 12
         let step = (&m + (theta * self.lambda())?)?;
-        Ok(Update {
-            theta: (theta - step)?,
-            state: State { m, f },
-        }) // line 13
+        Ok(Update { theta: (theta - step)?, state: State { m, f } }) // line 13
     }
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {
@@ -133,11 +130,7 @@ impl Algorithm for AdafactorConfig {
 impl AdafactorConfig {
     /// λ as line 13 uses it.
     fn lambda(&self) -> f64 {
-        let factor = if self.weight_decay_times_lr {
-            self.lr
-        } else {
-            1.0
-        };
+        let factor = if self.weight_decay_times_lr { self.lr } else { 1.0 };
         self.weight_decay * factor
     }
 }

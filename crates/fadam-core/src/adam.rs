@@ -71,14 +71,7 @@ pub struct AdamConfig {
 
 impl Default for AdamConfig {
     fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            clip: Some(1.0),
-            weight_decay: 0.001,
-        }
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, clip: Some(1.0), weight_decay: 0.001 }
     }
 }
 
@@ -116,10 +109,7 @@ impl Algorithm for AdamConfig {
         let denominator = (self.fim(t, &state)?.sqrt()? + self.eps)?;
         let g_bar = clip_rms(ratio(&m_hat, &denominator)?, self.clip)?; // lines 8, 9
         let step = ((g_bar + (theta * self.weight_decay)?)? * self.lr)?;
-        Ok(Update {
-            theta: (theta - step)?,
-            state,
-        }) // line 10
+        Ok(Update { theta: (theta - step)?, state }) // line 10
     }
 
     /// `f / (1 − β2^t)`, the bias-corrected f that line 8 divides by; f₀ = 0 before the first step.
@@ -127,11 +117,7 @@ impl Algorithm for AdamConfig {
         let Fim::Full(f) = &state.f else {
             return state.f.diagonal();
         };
-        let correction = if t == 0 {
-            1.0
-        } else {
-            1.0 - self.beta2.powf(t as f64)
-        };
+        let correction = if t == 0 { 1.0 } else { 1.0 - self.beta2.powf(t as f64) };
         Ok((f / correction)?)
     }
 }

@@ -98,10 +98,7 @@ impl State {
             },
             _ => Fim::Full(filled(dims)?),
         };
-        Ok(Self {
-            m: theta.zeros_like()?,
-            f,
-        })
+        Ok(Self { m: theta.zeros_like()?, f })
     }
 
     /// The tensors by their names in the paper: `m` and `f`, or `m`, `R` and `C`.
@@ -121,10 +118,7 @@ impl State {
             m: each("m", &self.m)?,
             f: match &self.f {
                 Fim::Full(f) => Fim::Full(each("f", f)?),
-                Fim::Factored { r, c } => Fim::Factored {
-                    r: each("R", r)?,
-                    c: each("C", c)?,
-                },
+                Fim::Factored { r, c } => Fim::Factored { r: each("R", r)?, c: each("C", c)? },
             },
         })
     }
@@ -166,9 +160,7 @@ impl Fim {
             Self::Full(f) => Ok(f.clone()),
             Self::Factored { r, c } => {
                 let rows = ratio(r, &r.sum_keepdim(D::Minus1)?.broadcast_as(r.shape())?)?;
-                Ok(rows
-                    .unsqueeze(D::Minus1)?
-                    .broadcast_mul(&c.unsqueeze(D::Minus2)?)?)
+                Ok(rows.unsqueeze(D::Minus1)?.broadcast_mul(&c.unsqueeze(D::Minus2)?)?)
             }
         }
     }

@@ -118,15 +118,7 @@ impl From<AdafactorConfig> for AnyConfig {
 
 /// `Err` unless `value` is finite and `holds`; a NaN fails whatever the condition says.
 fn require(field: &'static str, value: f64, holds: bool, expected: &'static str) -> Result<()> {
-    if value.is_finite() && holds {
-        Ok(())
-    } else {
-        Err(Error::Config {
-            field,
-            value,
-            expected,
-        })
-    }
+    if value.is_finite() && holds { Ok(()) } else { Err(Error::Config { field, value, expected }) }
 }
 
 pub(crate) fn not_negative(field: &'static str, value: f64) -> Result<()> {
@@ -139,12 +131,7 @@ pub(crate) fn positive(field: &'static str, value: f64) -> Result<()> {
 
 /// β1 and β2: an exponential moving average keeps a share of at least 0 and less than 1.
 pub(crate) fn share(field: &'static str, value: f64) -> Result<()> {
-    require(
-        field,
-        value,
-        (0.0..1.0).contains(&value),
-        "0 or more and below 1",
-    )
+    require(field, value, (0.0..1.0).contains(&value), "0 or more and below 1")
 }
 
 /// Fields that can be off (`eps2`, `clip`): a number, or `"off"` (`null` is read as off too).

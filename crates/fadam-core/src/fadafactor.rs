@@ -68,52 +68,17 @@ pub struct FAdafactorConfig {
 
 impl Default for FAdafactorConfig {
     fn default() -> Self {
-        let FAdamConfig {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            eps2,
-            clip,
-            weight_decay,
-            rho,
-        } = FAdamConfig::default();
-        Self {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            eps2,
-            clip,
-            weight_decay,
-            rho,
-        }
+        let FAdamConfig { lr, beta1, beta2, eps, eps2, clip, weight_decay, rho } =
+            FAdamConfig::default();
+        Self { lr, beta1, beta2, eps, eps2, clip, weight_decay, rho }
     }
 }
 
 impl FAdafactorConfig {
     /// The same hyper-parameters for Algorithm 1, whose checks and last lines are shared.
     fn fadam(&self) -> FAdamConfig {
-        let Self {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            eps2,
-            clip,
-            weight_decay,
-            rho,
-        } = *self;
-        FAdamConfig {
-            lr,
-            beta1,
-            beta2,
-            eps,
-            eps2,
-            clip,
-            weight_decay,
-            rho,
-        }
+        let Self { lr, beta1, beta2, eps, eps2, clip, weight_decay, rho } = *self;
+        FAdamConfig { lr, beta1, beta2, eps, eps2, clip, weight_decay, rho }
     }
 }
 

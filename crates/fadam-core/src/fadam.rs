@@ -145,10 +145,7 @@ impl FAdamConfig {
         let m = ema(self.beta1, m, &g_nat)?; // line 11
         let g_w = clip_rms(ratio(theta, &denominator)?, self.clip)?; // lines 12, 13
         let step = ((&m + (g_w * self.weight_decay)?)? * self.lr)?;
-        Ok(Update {
-            theta: (theta - step)?,
-            state: State { m, f },
-        }) // line 14
+        Ok(Update { theta: (theta - step)?, state: State { m, f } }) // line 14
     }
 }
 

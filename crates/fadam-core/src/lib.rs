@@ -16,6 +16,7 @@ mod fadam;
 mod kernel;
 mod math;
 mod optimizer;
+mod param;
 mod params;
 pub mod schedule;
 mod state_file;
@@ -27,7 +28,8 @@ pub use config::AnyConfig;
 pub use error::{Error, Result};
 pub use fadafactor::{FAdafactor, FAdafactorConfig};
 pub use fadam::{FAdam, FAdamConfig};
-pub use optimizer::{Backend, NamedOptimizer};
+pub use optimizer::NamedOptimizer;
+pub use param::Backend;
 pub use params::{Gradients, NamedVars};
 pub use schedule::Schedule;
 

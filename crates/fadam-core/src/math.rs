@@ -7,11 +7,7 @@ use crate::Result;
 /// The dtype that a step is computed in, whatever its state and parameters are stored in: f64, so
 /// that `(θ/ε̂)²` cannot overflow, and f32 on Metal, which has no f64.
 pub(crate) fn compute_dtype(device: &Device) -> DType {
-    if device.is_metal() {
-        DType::F32
-    } else {
-        DType::F64
-    }
+    if device.is_metal() { DType::F32 } else { DType::F64 }
 }
 
 /// The value of a 0-d tensor.
@@ -44,11 +40,7 @@ pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 pub(crate) fn clip_rms(x: Tensor, c: Option<f64>) -> Result<Tensor> {
     let Some(c) = c else { return Ok(x) };
     let factor = (rms(&x)? / c).max(1.0);
-    if factor == 1.0 {
-        Ok(x)
-    } else {
-        Ok((x / factor)?)
-    }
+    if factor == 1.0 { Ok(x) } else { Ok((x / factor)?) }
 }
 
 /// The exponential moving average `β·old + (1 − β)·new`.

@@ -1,13 +1,12 @@
 //! The optimizer itself: walks the parameters by name and applies one algorithm to each.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
-use crate::algorithm::{Algorithm, State, Update};
-use crate::kernel::{self, Measured, Scratch, Tensors};
-use crate::math::{compute_dtype, is_finite};
-use crate::{Error, Gradients, NamedVars, Result};
+use crate::algorithm::Algorithm;
+use crate::param::Param;
+use crate::{Backend, Error, Gradients, NamedVars, Result};
 
 /// An optimizer of named parameters by algorithm `A`: [`FAdam`](crate::FAdam),
 /// [`FAdafactor`](crate::FAdafactor), [`Adam`](crate::Adam), [`Adafactor`](crate::Adafactor), or
@@ -52,37 +51,6 @@ pub struct NamedOptimizer<A> {
     skipped_steps: u64,
 }
 
-/// How steps are computed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Backend {
-    /// Fused and in place where there is a kernel (contiguous parameters on the CPU), else as `Reference`.
-    #[default]
-    Fused,
-    /// The paper's lines as tensor operations in f64: slower by more than an order of magnitude, and what the
-    /// fused step is tested against.
-    Reference,
-}
-
-/// A parameter with its state and the number of updates it has had.
-#[derive(Debug)]
-pub(crate) struct Param {
-    pub(crate) name: String,
-    pub(crate) var: Var,
-    pub(crate) t: u64,
-    pub(crate) state: State,
-    scratch: Scratch,
-    prepared: Option<Prepared>,
-}
-
-/// What pass A leaves for pass B.
-#[derive(Debug)]
-enum Prepared {
-    /// The gradient, contiguous and in the parameter's dtype, and what was measured.
-    Fused(Tensor, Measured),
-    Reference(Update),
-}
-
 impl<A: Algorithm> NamedOptimizer<A> {
     /// An optimizer of these parameters, with a fresh state: f64 for f64 parameters, f32 for f32,
     /// bf16 and f16.
@@ -95,19 +63,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
         let storages = vars.check()?;
         let params = vars
             .into_iter()
-            .map(|(name, var)| {
-                let theta = var
-                    .as_detached_tensor()
-                    .to_dtype(state_dtype(var.dtype()))?;
-                Ok(Param {
-                    state: config.init(&theta)?,
-                    name,
-                    var,
-                    t: 0,
-                    scratch: Scratch::default(),
-                    prepared: None,
-                })
-            })
+            .map(|(name, var)| Param::new(name, var, &config))
             .collect::<Result<_>>()?;
         Ok(Self {
             config,
@@ -185,13 +141,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// Pass A of every parameter that has a gradient: what pass B will do, or the first (in sorted order)
     /// that is wrong. Changes neither parameters nor state.
     fn prepare(&mut self, gradients: &Gradients) -> Result<()> {
-        let Self {
-            config,
-            params,
-            storages,
-            backend,
-            ..
-        } = self;
+        let Self { config, params, storages, backend, .. } = self;
         params
             .par_iter_mut()
             .map(|p| p.prepare(config, *backend, storages, gradients.get(&p.name)))
@@ -204,11 +154,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// the next pass A begins where this one ends.
     fn apply(&mut self) -> Result<()> {
         let Self { config, params, .. } = self;
-        params
-            .par_iter_mut()
-            .rev()
-            .map(|p| p.apply(config))
-            .collect::<Result<()>>()?;
+        params.par_iter_mut().rev().map(|p| p.apply(config)).collect::<Result<()>>()?;
         self.steps += 1;
         Ok(())
     }
@@ -273,117 +219,12 @@ impl<A: Algorithm> NamedOptimizer<A> {
     }
 }
 
-impl Param {
-    /// Pass A. Without a gradient, nothing will happen.
-    fn prepare<A: Algorithm>(
-        &mut self,
-        config: &A,
-        backend: Backend,
-        storages: &[usize],
-        g: Option<&Tensor>,
-    ) -> Result<()> {
-        self.prepared = None;
-        let Some(g) = g else { return Ok(()) };
-        if g.shape() != self.var.shape() {
-            return Err(Error::GradientShape {
-                name: self.name.clone(),
-                expected: self.var.shape().clone(),
-                got: g.shape().clone(),
-            });
-        }
-        self.prepared = Some(if backend == Backend::Fused && kernel::takes(&self.var) {
-            let Self {
-                name,
-                var: theta,
-                state,
-                t,
-                scratch,
-                ..
-            } = self;
-            let g = kernel::gradient(theta, g, storages)?;
-            let tensors = Tensors {
-                name,
-                theta,
-                state,
-                g: &g,
-            };
-            let measured = tensors.measure(&config.rule(*t + 1), scratch)?;
-            Prepared::Fused(g, measured)
-        } else {
-            Prepared::Reference(self.update(config, g)?)
-        });
-        Ok(())
-    }
-
-    /// Pass B.
-    fn apply<A: Algorithm>(&mut self, config: &A) -> Result<()> {
-        match self.prepared.take() {
-            None => return Ok(()),
-            Some(Prepared::Fused(g, measured)) => {
-                let Self {
-                    name,
-                    var: theta,
-                    state,
-                    t,
-                    scratch,
-                    ..
-                } = &*self;
-                let tensors = Tensors {
-                    name,
-                    theta,
-                    state,
-                    g: &g,
-                };
-                tensors.apply(&config.rule(t + 1), &measured, scratch)?;
-            }
-            Some(Prepared::Reference(Update { theta, state })) => {
-                self.var.set(&theta)?;
-                self.state = state;
-            }
-        }
-        self.t += 1;
-        Ok(())
-    }
-
-    /// What a step by tensor operations makes of this parameter, in the dtypes it is stored in.
-    fn update<A: Algorithm>(&self, config: &A, g: &Tensor) -> Result<Update> {
-        let compute = compute_dtype(self.var.device());
-        let g = g.detach().to_dtype(compute)?;
-        if !is_finite(&g)? {
-            return Err(Error::NonFiniteGradient {
-                name: self.name.clone(),
-            });
-        }
-        let theta = self.var.as_detached_tensor().to_dtype(compute)?;
-        let new = config.update(self.t + 1, &g, &theta, &self.state.to_compute_dtype()?)?;
-        let finite = |tensor: &'static str, x: &Tensor, dtype: DType| {
-            let x = x.to_dtype(dtype)?;
-            if is_finite(&x)? {
-                Ok(x)
-            } else {
-                Err(Error::NonFiniteUpdate {
-                    name: self.name.clone(),
-                    tensor,
-                })
-            }
-        };
-        let dtype = self.state.m.dtype();
-        Ok(Update {
-            state: new.state.map(|tensor, x| finite(tensor, x, dtype))?,
-            theta: finite("theta", &new.theta, self.var.dtype())?,
-        })
-    }
-}
-
 impl<A: Algorithm> candle_nn::Optimizer for NamedOptimizer<A> {
     type Config = A;
 
     /// Parameters are called `var0000`, `var0001`, … in the order given.
     fn new(vars: Vec<Var>, config: A) -> candle_core::Result<Self> {
-        let vars = vars
-            .into_iter()
-            .enumerate()
-            .map(|(i, var)| (format!("var{i:04}"), var));
+        let vars = vars.into_iter().enumerate().map(|(i, var)| (format!("var{i:04}"), var));
         Ok(Self::from_named(vars.collect(), config)?)
     }
 
@@ -403,14 +244,5 @@ impl<A: Algorithm> candle_nn::Optimizer for NamedOptimizer<A> {
     /// Sets the learning rate; an impossible one is an error of the next step.
     fn set_learning_rate(&mut self, lr: f64) {
         self.config.set_lr(lr);
-    }
-}
-
-/// The dtype of a parameter's state.
-fn state_dtype(param: DType) -> DType {
-    if param == DType::F64 {
-        DType::F64
-    } else {
-        DType::F32
     }
 }

@@ -46,13 +46,8 @@ impl NamedVars {
     /// # Panics
     /// If another thread panicked while it held the map's lock.
     pub fn from_varmap(varmap: &VarMap) -> Self {
-        let data = varmap
-            .data()
-            .lock()
-            .expect("no thread panicked while it held the VarMap");
-        data.iter()
-            .map(|(name, var)| (name.clone(), var.clone()))
-            .collect()
+        let data = varmap.data().lock().expect("no thread panicked while it held the VarMap");
+        data.iter().map(|(name, var)| (name.clone(), var.clone())).collect()
     }
 
     /// Adds a variable.
@@ -102,10 +97,7 @@ impl NamedVars {
 
     /// True for the names under which candle-nn's `BatchNorm` keeps its statistics in the `VarMap`.
     pub fn is_batch_norm_statistic(name: &str) -> bool {
-        matches!(
-            name.rsplit('.').next(),
-            Some("running_mean" | "running_var")
-        )
+        matches!(name.rsplit('.').next(), Some("running_mean" | "running_var"))
     }
 
     /// The gradients of these variables that `backward` computed, by name. A variable that no
@@ -124,16 +116,10 @@ impl NamedVars {
         for (name, var) in self.iter() {
             let dtype = var.dtype();
             if !matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
-                return Err(Error::UnsupportedDType {
-                    name: name.into(),
-                    dtype,
-                });
+                return Err(Error::UnsupportedDType { name: name.into(), dtype });
             }
             if let Some(first) = seen.insert(storage_address(var), name) {
-                return Err(Error::SharedStorage {
-                    first: first.into(),
-                    second: name.into(),
-                });
+                return Err(Error::SharedStorage { first: first.into(), second: name.into() });
             }
         }
         Ok(seen.into_keys().collect())

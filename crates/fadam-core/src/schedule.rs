@@ -57,10 +57,7 @@ pub enum Decay {
 
 impl Schedule {
     /// A factor of 1 at every step.
-    pub const CONSTANT: Self = Self {
-        warmup: 0,
-        decay: Decay::Constant,
-    };
+    pub const CONSTANT: Self = Self { warmup: 0, decay: Decay::Constant };
 
     /// The factor at step `t`, which counts from 1, of `total` steps. Beyond the total it stays.
     pub fn factor(&self, t: u64, total: u64) -> f64 {

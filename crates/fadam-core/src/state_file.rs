@@ -63,9 +63,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let bytes = fs::read(path).map_err(|e| state_file(path, e.to_string()))?;
-        let (steps, states) = self
-            .parse(&bytes)
-            .map_err(|reason| state_file(path, reason))?;
+        let (steps, states) = self.parse(&bytes).map_err(|reason| state_file(path, reason))?;
         self.steps = steps;
         for (param, (t, state)) in self.params.iter_mut().zip(states) {
             param.t = t;
@@ -85,9 +83,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
         for p in &self.params {
             let mut take = |kind: &str| {
                 let key = format!("{}.{kind}", p.name);
-                tensors
-                    .remove(&key)
-                    .ok_or_else(|| format!("holds no {key:?}"))
+                tensors.remove(&key).ok_or_else(|| format!("holds no {key:?}"))
             };
             let t = read_t(&p.name, &take("t")?)?;
             let mut wrong = None;
@@ -113,15 +109,11 @@ impl<A: Algorithm> NamedOptimizer<A> {
     fn check_metadata(&self, metadata: Option<&HashMap<String, String>>) -> Parsed<u64> {
         let get = |key: &str| metadata.and_then(|m| m.get(key)).map(String::as_str);
         if get("format") != Some(FORMAT) {
-            return Err(format!(
-                "its metadata has no format {FORMAT:?}; not an optimizer state"
-            ));
+            return Err(format!("its metadata has no format {FORMAT:?}; not an optimizer state"));
         }
         if get("version") != Some(VERSION) {
             let found = get("version").unwrap_or("none");
-            return Err(format!(
-                "its version is {found}, this library reads {VERSION}"
-            ));
+            return Err(format!("its version is {found}, this library reads {VERSION}"));
         }
         let (found, own) = (get("algorithm").unwrap_or("none"), self.config.name());
         if found != own {
@@ -137,10 +129,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
 type Parsed<T> = std::result::Result<T, String>;
 
 fn state_file(path: &Path, reason: String) -> Error {
-    Error::StateFile {
-        path: path.display().to_string(),
-        reason,
-    }
+    Error::StateFile { path: path.display().to_string(), reason }
 }
 
 fn read_t(name: &str, view: &TensorView<'_>) -> Parsed<u64> {
@@ -153,14 +142,10 @@ fn read_t(name: &str, view: &TensorView<'_>) -> Parsed<u64> {
 /// The tensor of the file, which must be shaped and typed as the one it replaces.
 fn read_like(name: &str, kind: &str, view: &TensorView<'_>, like: &Tensor) -> Parsed<Tensor> {
     let key = format!("{name}.{kind}");
-    let tensor = view
-        .load(like.device())
-        .map_err(|e| format!("{key:?}: {e}"))?;
+    let tensor = view.load(like.device()).map_err(|e| format!("{key:?}: {e}"))?;
     if tensor.shape() != like.shape() {
         let (found, own) = (tensor.shape(), like.shape());
-        return Err(format!(
-            "{key:?} has shape {found:?}, this optimizer's has {own:?}"
-        ));
+        return Err(format!("{key:?} has shape {found:?}, this optimizer's has {own:?}"));
     }
     if tensor.dtype() != like.dtype() {
         let (found, own) = (tensor.dtype(), like.dtype());

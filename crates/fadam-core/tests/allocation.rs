@@ -30,26 +30,15 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn a_step_allocates_next_to_nothing() {
-    let shapes: [(&str, &[usize]); 4] = [
-        ("a", &[512, 1024]),
-        ("b", &[100_001]),
-        ("c", &[16, 3, 3]),
-        ("d", &[]),
-    ];
+    let shapes: [(&str, &[usize]); 4] =
+        [("a", &[512, 1024]), ("b", &[100_001]), ("c", &[16, 3, 3]), ("d", &[])];
     let tensor = |shape: &[usize]| Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
     let vars: NamedVars = shapes
         .iter()
-        .map(|(name, shape)| {
-            (
-                (*name).to_owned(),
-                Var::from_tensor(&tensor(shape)).unwrap(),
-            )
-        })
+        .map(|(name, shape)| ((*name).to_owned(), Var::from_tensor(&tensor(shape)).unwrap()))
         .collect();
-    let gradients: Gradients = shapes
-        .iter()
-        .map(|(name, shape)| ((*name).to_owned(), tensor(shape)))
-        .collect();
+    let gradients: Gradients =
+        shapes.iter().map(|(name, shape)| ((*name).to_owned(), tensor(shape))).collect();
     for name in AnyConfig::NAMES {
         let config = AnyConfig::named(name).unwrap();
         let mut optimizer = AnyOptimizer::from_named(vars.clone(), config).unwrap();
@@ -59,9 +48,6 @@ fn a_step_allocates_next_to_nothing() {
         let bytes = BYTES.load(Ordering::Relaxed) - before;
         // What is left are the lists of tasks and their sums.
         let all = 4 * vars.num_elements();
-        assert!(
-            bytes < all / 100,
-            "{name}: a step allocated {bytes} of {all} bytes"
-        );
+        assert!(bytes < all / 100, "{name}: a step allocated {bytes} of {all} bytes");
     }
 }

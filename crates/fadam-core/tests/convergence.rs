@@ -29,10 +29,7 @@ fn quadratic() {
             let scale = scale.to_dtype(dtype).unwrap();
             let loss = || (w.sqr().unwrap() * &scale).unwrap().sum_all().unwrap();
             let first = value(&loss());
-            let schedule = Schedule {
-                warmup: 0,
-                decay: Decay::Linear { end: 0.0 },
-            };
+            let schedule = Schedule { warmup: 0, decay: Decay::Linear { end: 0.0 } };
             let mut optimizer = optimizer(name, &w, 0.05);
             for t in 1..=300 {
                 optimizer.set_learning_rate(0.05 * schedule.factor(t, 300));
@@ -85,16 +82,11 @@ fn schedules() {
     close(with(Decay::Constant).factor(900, 1100), 1.0);
     close(with(Decay::Linear { end: 0.1 }).factor(600, 1100), 0.55);
     close(with(Decay::Cosine { end: 0.1 }).factor(600, 1100), 0.55);
-    close(
-        with(Decay::Exponential { end: 0.1 }).factor(600, 1100),
-        0.1f64.sqrt(),
-    );
+    close(with(Decay::Exponential { end: 0.1 }).factor(600, 1100), 0.1f64.sqrt());
     close(with(Decay::InverseSqrt).factor(400, 1100), 0.5);
-    for decay in [
-        Decay::Linear { end: 0.1 },
-        Decay::Cosine { end: 0.1 },
-        Decay::Exponential { end: 0.1 },
-    ] {
+    for decay in
+        [Decay::Linear { end: 0.1 }, Decay::Cosine { end: 0.1 }, Decay::Exponential { end: 0.1 }]
+    {
         close(with(decay).factor(1100, 1100), 0.1);
         close(with(decay).factor(5000, 1100), 0.1);
     }

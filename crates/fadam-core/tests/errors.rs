@@ -18,12 +18,7 @@ fn gradients(a: f64, b: f64) -> Gradients {
 
 fn snapshot(vars: &NamedVars, optimizer: &AnyOptimizer) -> Vec<Vec<f64>> {
     let values = |x: &Tensor| -> Vec<f64> {
-        x.to_dtype(DType::F64)
-            .unwrap()
-            .flatten_all()
-            .unwrap()
-            .to_vec1()
-            .unwrap()
+        x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
     };
     let mut all = vec![vec![optimizer.steps() as f64]];
     for (name, var) in vars.iter() {
@@ -42,28 +37,16 @@ fn refuses(gradients_of: impl Fn() -> Gradients, expected: &str) {
         let mut optimizer = AnyOptimizer::from_named(vars.clone(), config).unwrap();
         optimizer.step_named(&gradients(0.1, 0.2)).unwrap();
         let before = snapshot(&vars, &optimizer);
-        let err = optimizer
-            .step_named(&gradients_of())
-            .unwrap_err()
-            .to_string();
+        let err = optimizer.step_named(&gradients_of()).unwrap_err().to_string();
         assert!(err.contains(expected), "{name}: {err}");
-        assert_eq!(
-            snapshot(&vars, &optimizer),
-            before,
-            "{name} changed something"
-        );
+        assert_eq!(snapshot(&vars, &optimizer), before, "{name} changed something");
     }
 }
 
 #[test]
 fn missing_gradient() {
     refuses(
-        || {
-            gradients(1.0, 1.0)
-                .into_iter()
-                .filter(|(name, _)| name == "a")
-                .collect()
-        },
+        || gradients(1.0, 1.0).into_iter().filter(|(name, _)| name == "a").collect(),
         "no gradient for [\"b\"]",
     );
     refuses(Gradients::new, "no gradient for [\"a\", \"b\"]");
@@ -72,18 +55,9 @@ fn missing_gradient() {
 #[test]
 fn non_finite_gradient() {
     // The bad gradient is that of the last parameter: the first must not have moved.
-    refuses(
-        || gradients(1.0, f64::NAN),
-        "the gradient of \"b\" is not finite",
-    );
-    refuses(
-        || gradients(1.0, f64::INFINITY),
-        "the gradient of \"b\" is not finite",
-    );
-    refuses(
-        || gradients(f64::NEG_INFINITY, 1.0),
-        "the gradient of \"a\" is not finite",
-    );
+    refuses(|| gradients(1.0, f64::NAN), "the gradient of \"b\" is not finite");
+    refuses(|| gradients(1.0, f64::INFINITY), "the gradient of \"b\" is not finite");
+    refuses(|| gradients(f64::NEG_INFINITY, 1.0), "the gradient of \"a\" is not finite");
 }
 
 #[test]
@@ -96,22 +70,13 @@ fn gradient_whose_square_overflows_the_state() {
 fn gradient_of_another_shape_or_name() {
     let wrong = || {
         let mut g = gradients(1.0, 1.0);
-        g.insert(
-            "b".to_owned(),
-            Tensor::ones((3, 2), DType::F32, &Device::Cpu).unwrap(),
-        );
+        g.insert("b".to_owned(), Tensor::ones((3, 2), DType::F32, &Device::Cpu).unwrap());
         g
     };
-    refuses(
-        wrong,
-        "the gradient of \"b\" has shape [3, 2], the parameter [2, 3]",
-    );
+    refuses(wrong, "the gradient of \"b\" has shape [3, 2], the parameter [2, 3]");
     let unknown = || {
         let mut g = gradients(1.0, 1.0);
-        g.insert(
-            "c".to_owned(),
-            Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap(),
-        );
+        g.insert("c".to_owned(), Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap());
         g
     };
     refuses(unknown, "\"c\" is not a parameter");
@@ -160,41 +125,20 @@ fn impossible_hyper_parameters_name_their_field() {
                 json.insert(field.clone(), value.into());
                 let config: AnyConfig = serde_json::from_value(json.into()).unwrap();
                 let err = AnyOptimizer::from_named(two(DType::F32), config).unwrap_err();
-                assert!(
-                    err.to_string().starts_with(&format!("{field} = ")),
-                    "{name}: {err}"
-                );
+                assert!(err.to_string().starts_with(&format!("{field} = ")), "{name}: {err}");
                 tried += 1;
             }
         }
     }
     assert_eq!(tried, 2 * 15 + 2 * 11);
     for nan in [
-        FAdamConfig {
-            lr: f64::NAN,
-            ..Default::default()
-        },
-        FAdamConfig {
-            beta1: f64::NAN,
-            ..Default::default()
-        },
-        FAdamConfig {
-            eps2: Some(f64::NAN),
-            ..Default::default()
-        },
-        FAdamConfig {
-            rho: f64::NAN,
-            ..Default::default()
-        },
-        FAdamConfig {
-            clip: Some(f64::INFINITY),
-            ..Default::default()
-        },
+        FAdamConfig { lr: f64::NAN, ..Default::default() },
+        FAdamConfig { beta1: f64::NAN, ..Default::default() },
+        FAdamConfig { eps2: Some(f64::NAN), ..Default::default() },
+        FAdamConfig { rho: f64::NAN, ..Default::default() },
+        FAdamConfig { clip: Some(f64::INFINITY), ..Default::default() },
     ] {
-        assert!(
-            matches!(nan.validate(), Err(Error::Config { .. })),
-            "{nan:?}"
-        );
+        assert!(matches!(nan.validate(), Err(Error::Config { .. })), "{nan:?}");
     }
 }
 
@@ -210,24 +154,15 @@ fn a_learning_rate_set_to_nan_is_an_error_of_the_next_step() {
 #[test]
 fn config_text_is_strict() {
     let parse = |text: &str| serde_json::from_str::<AnyConfig>(text);
-    let err = parse(r#"{"algorithm": "fadam", "roh": 0.5}"#)
-        .unwrap_err()
-        .to_string();
-    assert!(
-        err.contains("unknown field `roh`") && err.contains("rho"),
-        "{err}"
-    );
-    let err = parse(r#"{"algorithm": "adam", "rho": 0.5}"#)
-        .unwrap_err()
-        .to_string();
+    let err = parse(r#"{"algorithm": "fadam", "roh": 0.5}"#).unwrap_err().to_string();
+    assert!(err.contains("unknown field `roh`") && err.contains("rho"), "{err}");
+    let err = parse(r#"{"algorithm": "adam", "rho": 0.5}"#).unwrap_err().to_string();
     assert!(err.contains("unknown field `rho`"), "{err}");
     assert!(parse(r#"{"algorithm": "sgd"}"#).is_err());
     assert!(parse(r#"{"algorithm": "fadam", "clip": "of"}"#).is_err());
     for off in ["null", "\"off\""] {
         let config = parse(&format!(r#"{{"algorithm": "adam", "clip": {off}}}"#)).unwrap();
-        let AnyConfig::Adam(adam) = &config else {
-            panic!("{config:?}")
-        };
+        let AnyConfig::Adam(adam) = &config else { panic!("{config:?}") };
         assert_eq!(adam.clip, None);
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(parse(&text).unwrap(), config);
@@ -239,25 +174,15 @@ fn parameters_are_checked() {
     let w = Var::new(&[1f32], &Device::Cpu).unwrap();
     let mut vars = NamedVars::new();
     vars.insert("w", w.clone()).unwrap();
-    assert!(matches!(
-        vars.insert("w", w.clone()),
-        Err(Error::DuplicateName { .. })
-    ));
+    assert!(matches!(vars.insert("w", w.clone()), Err(Error::DuplicateName { .. })));
 
     vars.insert("tied", w).unwrap();
-    let err = FAdam::from_named(vars, FAdamConfig::default())
-        .unwrap_err()
-        .to_string();
-    assert!(
-        err.contains("\"tied\" and \"w\" share their storage"),
-        "{err}"
-    );
+    let err = FAdam::from_named(vars, FAdamConfig::default()).unwrap_err().to_string();
+    assert!(err.contains("\"tied\" and \"w\" share their storage"), "{err}");
 
     let ids = Var::new(&[1u32, 2], &Device::Cpu).unwrap();
     let vars = NamedVars::from_iter([("ids".to_owned(), ids)]);
-    let err = FAdam::from_named(vars, FAdamConfig::default())
-        .unwrap_err()
-        .to_string();
+    let err = FAdam::from_named(vars, FAdamConfig::default()).unwrap_err().to_string();
     assert!(err.contains("\"ids\" is U32"), "{err}");
 }
 
@@ -277,12 +202,8 @@ fn a_graph_cut_by_candles_rms_norm_is_caught() {
     let params = NamedVars::from_varmap(&varmap);
     let mut optimizer =
         Adam::from_named(params.clone(), fadam_core::AdamConfig::default()).unwrap();
-    let err = optimizer
-        .step_named(&params.gradients(&loss.backward().unwrap()))
-        .unwrap_err();
-    let Error::MissingGradient { names } = err else {
-        panic!("{err}")
-    };
+    let err = optimizer.step_named(&params.gradients(&loss.backward().unwrap())).unwrap_err();
+    let Error::MissingGradient { names } = err else { panic!("{err}") };
     assert_eq!(names, ["first.weight", "norm.weight"]);
 }
 

@@ -17,9 +17,7 @@ fn values(x: &Tensor) -> Vec<f64> {
 fn noise(shape: &[usize], seed: usize, scale: f64) -> Tensor {
     let n: usize = shape.iter().product();
     let value = |i: usize| ((i * 7919 + seed * 104_729) as f64 * 0.618_033_988).fract() - 0.5;
-    let values = (0..n)
-        .map(|i| scale * (value(i) + value(i * i % 65_537)))
-        .collect();
+    let values = (0..n).map(|i| scale * (value(i) + value(i * i % 65_537))).collect();
     Tensor::from_vec::<_, f64>(values, shape, &Device::Cpu).unwrap()
 }
 
@@ -40,15 +38,8 @@ impl Pair {
             let optimizer = AnyOptimizer::from_named(vars, config.clone());
             optimizer.unwrap().backend(backend)
         };
-        let optimizers = [
-            make(&vars[0], Backend::Fused),
-            make(&vars[1], Backend::Reference),
-        ];
-        Self {
-            vars,
-            optimizers,
-            largest: [0.0; 2],
-        }
+        let optimizers = [make(&vars[0], Backend::Fused), make(&vars[1], Backend::Reference)];
+        Self { vars, optimizers, largest: [0.0; 2] }
     }
 
     /// A step of both; false if both refuse it because it would not be finite (clipping off, ε tiny).
@@ -69,34 +60,20 @@ impl Pair {
     fn assert_close(&mut self, theta0: &Tensor, share: f64, ulp: f64, at: &str) {
         let largest = |x: &[f64]| x.iter().fold(0.0, |most: f64, v| most.max(v.abs()));
         let off = |a: &[f64], b: &[f64]| {
-            a.iter()
-                .zip(b)
-                .fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()))
+            a.iter().zip(b).fold(0.0, |most: f64, (a, b)| most.max((a - b).abs()))
         };
         let [a, b] = self.vars.each_ref().map(|var| values(var));
         self.largest[0] = self.largest[0].max(off(&b, &values(theta0)));
         let (bound, found) = (share * self.largest[0] + ulp * largest(&b), off(&a, &b));
-        assert!(
-            found <= bound,
-            "{at}: theta is off by {found:e} > {bound:e}"
-        );
-        let [a, b] = self
-            .optimizers
-            .each_ref()
-            .map(|o| values(&o.momentum("w").unwrap()));
+        assert!(found <= bound, "{at}: theta is off by {found:e} > {bound:e}");
+        let [a, b] = self.optimizers.each_ref().map(|o| values(&o.momentum("w").unwrap()));
         self.largest[1] = self.largest[1].max(largest(&b));
         let (bound, found) = (share * self.largest[1], off(&a, &b));
         assert!(found <= bound, "{at}: m is off by {found:e} > {bound:e}");
-        let [a, b] = self
-            .optimizers
-            .each_ref()
-            .map(|o| values(&o.fim("w").unwrap()));
+        let [a, b] = self.optimizers.each_ref().map(|o| values(&o.fim("w").unwrap()));
         for (a, b) in a.iter().zip(&b) {
             // One rounding of a subnormal f32 besides.
-            assert!(
-                (a - b).abs() <= share * b + 1.5e-45,
-                "{at}: fim {a:e}, not {b:e}"
-            );
+            assert!((a - b).abs() <= share * b + 1.5e-45, "{at}: fim {a:e}, not {b:e}");
         }
     }
 }
@@ -109,37 +86,14 @@ fn configs() -> impl Strategy<Value = AnyConfig> {
     let decay = prop_oneof![Just(0.0), Just(0.001), Just(0.3)];
     (rho, eps, eps2, clip, decay, 0usize..4).prop_map(
         |(rho, eps, eps2, clip, weight_decay, which)| match which {
-            0 => FAdamConfig {
-                rho,
-                eps,
-                eps2,
-                clip,
-                weight_decay,
-                ..Default::default()
+            0 => FAdamConfig { rho, eps, eps2, clip, weight_decay, ..Default::default() }.into(),
+            1 => {
+                FAdafactorConfig { rho, eps, eps2, clip, weight_decay, ..Default::default() }.into()
             }
-            .into(),
-            1 => FAdafactorConfig {
-                rho,
-                eps,
-                eps2,
-                clip,
-                weight_decay,
-                ..Default::default()
+            2 => {
+                AdamConfig { eps: eps.max(1e-30), clip, weight_decay, ..Default::default() }.into()
             }
-            .into(),
-            2 => AdamConfig {
-                eps: eps.max(1e-30),
-                clip,
-                weight_decay,
-                ..Default::default()
-            }
-            .into(),
-            _ => AdafactorConfig {
-                clip,
-                weight_decay,
-                ..Default::default()
-            }
-            .into(),
+            _ => AdafactorConfig { clip, weight_decay, ..Default::default() }.into(),
         },
     )
 }
@@ -206,13 +160,8 @@ proptest! {
 
 /// A model with tensors of several tasks, of less than one, and of shapes that fit no lane.
 fn model(dtype: DType) -> NamedVars {
-    let shapes: [(&str, &[usize]); 5] = [
-        ("a", &[300, 257]),
-        ("b", &[70_001]),
-        ("c", &[5, 3, 3]),
-        ("d", &[]),
-        ("e", &[1, 40_000]),
-    ];
+    let shapes: [(&str, &[usize]); 5] =
+        [("a", &[300, 257]), ("b", &[70_001]), ("c", &[5, 3, 3]), ("d", &[]), ("e", &[1, 40_000])];
     shapes
         .iter()
         .enumerate()
@@ -234,10 +183,7 @@ fn gradients(vars: &NamedVars, seed: usize) -> Gradients {
 
 /// Bits of parameters and momenta after three steps on a pool of `threads`.
 fn bits(config: &AnyConfig, dtype: DType, threads: usize) -> Vec<u64> {
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap();
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     pool.install(|| {
         let vars = model(dtype);
         let mut optimizer = AnyOptimizer::from_named(vars.clone(), config.clone()).unwrap();
@@ -258,10 +204,7 @@ fn the_same_bits_whatever_the_number_of_threads() {
         for dtype in [DType::F32, DType::BF16, DType::F64] {
             let one = bits(&config, dtype, 1);
             for threads in [2, 3, 8] {
-                assert!(
-                    bits(&config, dtype, threads) == one,
-                    "{name} {dtype:?} {threads}"
-                );
+                assert!(bits(&config, dtype, threads) == one, "{name} {dtype:?} {threads}");
             }
         }
     }
@@ -270,11 +213,7 @@ fn the_same_bits_whatever_the_number_of_threads() {
 #[test]
 fn nothing_has_changed_when_any_gradient_is_not_finite() {
     for name in AnyConfig::NAMES {
-        for (which, bad) in [
-            ("a", f32::NAN),
-            ("d", f32::INFINITY),
-            ("e", f32::NEG_INFINITY),
-        ] {
+        for (which, bad) in [("a", f32::NAN), ("d", f32::INFINITY), ("e", f32::NEG_INFINITY)] {
             let vars = model(DType::F32);
             let config = AnyConfig::named(name).unwrap();
             let mut optimizer = AnyOptimizer::from_named(vars.clone(), config).unwrap();
@@ -296,10 +235,7 @@ fn nothing_has_changed_when_any_gradient_is_not_finite() {
             let tensor = Tensor::from_vec(data, g[which].shape(), &Device::Cpu).unwrap();
             g.insert(which.to_owned(), tensor);
             let err = optimizer.step_named(&g).unwrap_err().to_string();
-            assert!(
-                err.contains(&format!("gradient of {which:?}")),
-                "{name}: {err}"
-            );
+            assert!(err.contains(&format!("gradient of {which:?}")), "{name}: {err}");
             assert!(all(&optimizer) == before, "{name}: something changed");
         }
     }
@@ -307,9 +243,7 @@ fn nothing_has_changed_when_any_gradient_is_not_finite() {
 
 /// The parameters as their own gradients.
 fn themselves(vars: &NamedVars) -> Gradients {
-    vars.iter()
-        .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()))
-        .collect()
+    vars.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone())).collect()
 }
 
 /// A gradient may be a parameter, its own or another: it is copied before anything changes.
@@ -322,9 +256,7 @@ fn a_gradient_that_is_a_parameter() {
     let mut copied = AnyOptimizer::from_named(copies.clone(), config).unwrap();
     aliased.step_named(&themselves(&vars)).unwrap();
     let copy = |(name, x): (String, Tensor)| (name, x.copy().unwrap());
-    copied
-        .step_named(&themselves(&copies).into_iter().map(copy).collect())
-        .unwrap();
+    copied.step_named(&themselves(&copies).into_iter().map(copy).collect()).unwrap();
     for (name, var) in vars.iter() {
         assert_eq!(values(var), values(copies.get(name).unwrap()), "{name}");
     }

@@ -47,12 +47,7 @@ fn read(path: &Path) -> Case {
 }
 
 fn values(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn max_abs(x: &[f64]) -> f64 {
@@ -61,9 +56,7 @@ fn max_abs(x: &[f64]) -> f64 {
 
 fn max_difference(a: &[f64], b: &[f64]) -> f64 {
     assert_eq!(a.len(), b.len());
-    a.iter()
-        .zip(b)
-        .fold(0.0, |most, (a, b)| most.max((a - b).abs()))
+    a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
 /// Steps a case in `dtype` and compares after each step. `share` is the tolerance, `unit` the relative
@@ -82,16 +75,11 @@ fn check(case: &Case, backend: Backend, dtype: DType, share: f64, unit: f64) {
     let theta_bound = share * travelled + steps as f64 * unit * largest;
     for k in 0..steps {
         let g = grads.get(k).unwrap().to_dtype(dtype).unwrap();
-        optimizer
-            .step_named(&Gradients::from([("w".to_owned(), g)]))
-            .unwrap();
+        optimizer.step_named(&Gradients::from([("w".to_owned(), g)])).unwrap();
         let at = format!("{}, {backend:?}, {dtype:?}, step {}", case.name, k + 1);
 
         let off = max_difference(&values(&w), &golden("theta", k));
-        assert!(
-            off <= theta_bound,
-            "{at}: theta is off by {off:e} > {theta_bound:e}"
-        );
+        assert!(off <= theta_bound, "{at}: theta is off by {off:e} > {theta_bound:e}");
 
         let m = golden("m", k);
         let off = max_difference(&values(&optimizer.momentum("w").unwrap()), &m);
@@ -101,10 +89,7 @@ fn check(case: &Case, backend: Backend, dtype: DType, share: f64, unit: f64) {
         let fim = values(&optimizer.fim("w").unwrap());
         for (i, (ours, theirs)) in fim.iter().zip(golden("fim", k)).enumerate() {
             let off = (ours - theirs).abs();
-            assert!(
-                off <= share * theirs.abs(),
-                "{at}: fim[{i}] = {ours:e}, not {theirs:e}"
-            );
+            assert!(off <= share * theirs.abs(), "{at}: fim[{i}] = {ours:e}, not {theirs:e}");
         }
     }
 }

@@ -17,16 +17,11 @@ impl One {
     fn new(theta: &Tensor, config: impl Into<AnyConfig>) -> Self {
         let w = Var::from_tensor(theta).unwrap();
         let vars = NamedVars::from_iter([("w".to_owned(), w.clone())]);
-        Self {
-            optimizer: AnyOptimizer::from_named(vars, config.into()).unwrap(),
-            w,
-        }
+        Self { optimizer: AnyOptimizer::from_named(vars, config.into()).unwrap(), w }
     }
 
     fn step(&mut self, g: &Tensor) -> &mut Self {
-        self.optimizer
-            .step_named(&Gradients::from([("w".to_owned(), g.clone())]))
-            .unwrap();
+        self.optimizer.step_named(&Gradients::from([("w".to_owned(), g.clone())])).unwrap();
         self
     }
 
@@ -36,12 +31,7 @@ impl One {
 }
 
 fn values(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64)
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .to_vec1()
-        .unwrap()
+    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 fn rms(x: &[f64]) -> f64 {
@@ -182,32 +172,14 @@ proptest! {
 fn adam_without_clipping_is_candles_adamw() {
     use candle_nn::{AdamW, Optimizer, ParamsAdamW};
     let theta = Tensor::new(&[0.5f64, -1.0, 2.0], &Device::Cpu).unwrap();
-    let (ours, theirs) = (
-        Var::from_tensor(&theta).unwrap(),
-        Var::from_tensor(&theta).unwrap(),
-    );
-    let config = AdamConfig {
-        clip: None,
-        weight_decay: 0.01,
-        ..Default::default()
-    };
+    let (ours, theirs) = (Var::from_tensor(&theta).unwrap(), Var::from_tensor(&theta).unwrap());
+    let config = AdamConfig { clip: None, weight_decay: 0.01, ..Default::default() };
     let mut a = fadam_core::Adam::new(vec![ours.clone()], config).unwrap();
-    let params = ParamsAdamW {
-        lr: 1e-3,
-        weight_decay: 0.01,
-        ..Default::default()
-    };
+    let params = ParamsAdamW { lr: 1e-3, weight_decay: 0.01, ..Default::default() };
     let mut b = AdamW::new(vec![theirs.clone()], params).unwrap();
     for k in 1..=20 {
         let target = f64::from(k);
-        let loss = |w: &Var| {
-            (w.as_tensor() - target)
-                .unwrap()
-                .sqr()
-                .unwrap()
-                .sum_all()
-                .unwrap()
-        };
+        let loss = |w: &Var| (w.as_tensor() - target).unwrap().sqr().unwrap().sum_all().unwrap();
         a.backward_step(&loss(&ours)).unwrap();
         b.backward_step(&loss(&theirs)).unwrap();
     }
@@ -222,10 +194,7 @@ fn no_gradient_no_movement() {
     // which divides by f, does not act either.
     let theta = Tensor::new(&[[0.5f32, -1.0], [2.0, 3.0]], &Device::Cpu).unwrap();
     let zeros = theta.zeros_like().unwrap();
-    for config in [
-        AnyConfig::from(FAdamConfig::default()),
-        FAdafactorConfig::default().into(),
-    ] {
+    for config in [AnyConfig::from(FAdamConfig::default()), FAdafactorConfig::default().into()] {
         let mut one = One::new(&theta, config);
         assert_eq!(one.step(&zeros).step(&zeros).theta(), values(&theta));
     }
@@ -236,10 +205,7 @@ fn extreme_gradients_stay_finite() {
     // g² underflows f32 below 1e-23 and overflows above 1.8e19; the first must not become NaN.
     let theta = Tensor::new(&[0.5f32, -1.0, 2.0], &Device::Cpu).unwrap();
     for scale in [1e-38f64, 1e-30, 1e-20, 1e15] {
-        let g = Tensor::new(&[1f32, -0.3, 0.2], &Device::Cpu)
-            .unwrap()
-            .affine(scale, 0.0)
-            .unwrap();
+        let g = Tensor::new(&[1f32, -0.3, 0.2], &Device::Cpu).unwrap().affine(scale, 0.0).unwrap();
         for config in all_algorithms() {
             let name = format!("{config:?} at {scale:e}");
             let after = One::new(&theta, config).step(&g).step(&g).theta();
@@ -252,17 +218,10 @@ fn extreme_gradients_stay_finite() {
 fn adafactors_decay_is_independent_of_the_learning_rate_unless_asked() {
     let theta = Tensor::new(&[[1f64, 2.0]], &Device::Cpu).unwrap();
     let zeros = theta.zeros_like().unwrap();
-    let config = AdafactorConfig {
-        lr: 0.5,
-        weight_decay: 0.1,
-        ..Default::default()
-    };
+    let config = AdafactorConfig { lr: 0.5, weight_decay: 0.1, ..Default::default() };
     let after = One::new(&theta, config.clone()).step(&zeros).theta();
     assert!((after[0] - 0.9).abs() < 1e-12);
-    let times_lr = AdafactorConfig {
-        weight_decay_times_lr: true,
-        ..config
-    };
+    let times_lr = AdafactorConfig { weight_decay_times_lr: true, ..config };
     let after = One::new(&theta, times_lr).step(&zeros).theta();
     assert!((after[0] - 0.95).abs() < 1e-12);
 }

@@ -10,13 +10,8 @@ const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
 
 fn tensor(shape: &[usize], seed: usize, dtype: DType) -> Tensor {
     let n: usize = shape.iter().product();
-    let values: Vec<f64> = (0..n)
-        .map(|i| ((i * 7 + seed * 13) as f64 * 0.7).sin())
-        .collect();
-    Tensor::from_vec(values, shape, &Device::Cpu)
-        .unwrap()
-        .to_dtype(dtype)
-        .unwrap()
+    let values: Vec<f64> = (0..n).map(|i| ((i * 7 + seed * 13) as f64 * 0.7).sin()).collect();
+    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
 }
 
 fn model(dtype: DType, matrix: &[usize]) -> NamedVars {
@@ -43,9 +38,7 @@ fn train(optimizer: &mut AnyOptimizer, vars: &NamedVars, steps: std::ops::Range<
 fn bytes(vars: &NamedVars, optimizer: &AnyOptimizer, folder: &Path) -> Vec<(String, Vec<u8>)> {
     let file = folder.join("snapshot.safetensors");
     optimizer.save(&file).unwrap();
-    let params = vars
-        .iter()
-        .map(|(name, var)| (name.to_owned(), var.as_tensor().clone()));
+    let params = vars.iter().map(|(name, var)| (name.to_owned(), var.as_tensor().clone()));
     let params = safetensors::serialize(params.collect::<Vec<_>>(), None).unwrap();
     let state = std::fs::read(file).unwrap();
     let mut all = Vec::new();
@@ -79,11 +72,7 @@ fn resumed_is_uninterrupted() {
             second.load(&file).unwrap();
             assert_eq!(second.steps(), 2);
             train(&mut second, &halves, 2..4);
-            assert_eq!(
-                bytes(&halves, &second, folder.path()),
-                expected,
-                "{name} {dtype:?}"
-            );
+            assert_eq!(bytes(&halves, &second, folder.path()), expected, "{name} {dtype:?}");
         }
     }
 }
@@ -101,10 +90,7 @@ fn a_state_carries_its_metadata_and_goes_on_with_other_hyper_parameters() {
     let bytes = std::fs::read(&file).unwrap();
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
     let metadata = header.metadata().clone().unwrap();
-    assert_eq!(
-        (metadata["algorithm"].as_str(), metadata["step"].as_str()),
-        ("fadafactor", "3")
-    );
+    assert_eq!((metadata["algorithm"].as_str(), metadata["step"].as_str()), ("fadafactor", "3"));
     let stored: AnyConfig = serde_json::from_str(&metadata["config"]).unwrap();
     assert_eq!(&stored, optimizer.config());
 
@@ -122,17 +108,11 @@ fn refuses(name: &str, vars: &NamedVars, file: &Path, expected: &[&str]) {
     let mut optimizer = AnyOptimizer::from_named(vars.clone(), config).unwrap();
     let before = bytes(vars, &optimizer, folder.path());
     let err = optimizer.load(file).unwrap_err().to_string();
-    assert!(
-        err.contains(&*file.display().to_string()),
-        "names no file: {err}"
-    );
+    assert!(err.contains(&*file.display().to_string()), "names no file: {err}");
     for part in expected {
         assert!(err.contains(part), "{part:?} is not in: {err}");
     }
-    assert!(
-        bytes(vars, &optimizer, folder.path()) == before,
-        "something changed"
-    );
+    assert!(bytes(vars, &optimizer, folder.path()) == before, "something changed");
 }
 
 #[test]
@@ -150,42 +130,19 @@ fn what_does_not_fit_is_refused() {
     let vars = model(DType::F32, &[5, 4]);
     let fadam = save("fadam", &vars);
 
-    refuses(
-        "adam",
-        &vars,
-        &fadam,
-        &["a state of fadam", "this optimizer is adam"],
-    );
+    refuses("adam", &vars, &fadam, &["a state of fadam", "this optimizer is adam"]);
     let transposed = model(DType::F32, &[4, 5]);
-    refuses(
-        "fadam",
-        &transposed,
-        &fadam,
-        &["\"weight.m\"", "[5, 4]", "[4, 5]"],
-    );
-    refuses(
-        "fadam",
-        &model(DType::F64, &[5, 4]),
-        &fadam,
-        &["\"bias.m\"", "F32", "F64"],
-    );
+    refuses("fadam", &transposed, &fadam, &["\"weight.m\"", "[5, 4]", "[4, 5]"]);
+    refuses("fadam", &model(DType::F64, &[5, 4]), &fadam, &["\"bias.m\"", "F32", "F64"]);
 
-    let fewer: NamedVars = model(DType::F32, &[5, 4])
-        .into_iter()
-        .filter(|(name, _)| name != "bias")
-        .collect();
+    let fewer: NamedVars =
+        model(DType::F32, &[5, 4]).into_iter().filter(|(name, _)| name != "bias").collect();
     refuses("fadam", &fewer, &fadam, &["\"bias.", "does not have"]);
     let mut more = model(DType::F32, &[5, 4]);
-    more.insert("zulu", Var::new(&[1f32], &Device::Cpu).unwrap())
-        .unwrap();
+    more.insert("zulu", Var::new(&[1f32], &Device::Cpu).unwrap()).unwrap();
     refuses("fadam", &more, &fadam, &["holds no \"zulu."]);
 
-    refuses(
-        "fadam",
-        &vars,
-        &path("absent.safetensors"),
-        &["No such file"],
-    );
+    refuses("fadam", &vars, &path("absent.safetensors"), &["No such file"]);
     let whole = std::fs::read(&fadam).unwrap();
     for cut in [0, 4, 100, whole.len() - 1] {
         let file = path("truncated.safetensors");
@@ -203,10 +160,7 @@ fn saving_replaces_whole_or_not_at_all() {
     let vars = model(DType::F32, &[5, 4]);
     let config = AnyConfig::named("fadam").unwrap();
     let optimizer = AnyOptimizer::from_named(vars, config).unwrap();
-    let err = optimizer
-        .save(folder.path().join("no/such/folder/state"))
-        .unwrap_err()
-        .to_string();
+    let err = optimizer.save(folder.path().join("no/such/folder/state")).unwrap_err().to_string();
     assert!(err.contains("no/such/folder/state"), "{err}");
     optimizer.save(folder.path().join("state")).unwrap();
     optimizer.save(folder.path().join("state")).unwrap();

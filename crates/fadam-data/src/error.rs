@@ -263,14 +263,7 @@ pub enum Error {
 impl Error {
     /// An error of the `tokenizers` library about the documents from `first` to `last`.
     pub(crate) fn encode(first: &Origin, last: &Origin, cause: &dyn std::error::Error) -> Self {
-        let place = if first == last {
-            first.to_string()
-        } else {
-            format!("{first} to {last}")
-        };
-        Self::Encode {
-            place,
-            reason: cause.to_string(),
-        }
+        let place = if first == last { first.to_string() } else { format!("{first} to {last}") };
+        Self::Encode { place, reason: cause.to_string() }
     }
 }

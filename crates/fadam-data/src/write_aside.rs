@@ -30,10 +30,6 @@ pub(crate) fn write_aside(
         // The write error is the one to report; a partial file that cannot be removed either says
         // nothing new.
         let _ = fs::remove_file(&partial);
-        Error::Io {
-            action: "write",
-            path: path.to_path_buf(),
-            cause,
-        }
+        Error::Io { action: "write", path: path.to_path_buf(), cause }
     })
 }

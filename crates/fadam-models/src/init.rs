@@ -37,10 +37,7 @@ pub struct SeededVars {
 impl SeededVars {
     /// No variables yet; those to come are drawn from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self {
-            seed,
-            vars: Arc::default(),
-        }
+        Self { seed, vars: Arc::default() }
     }
 
     /// A builder that creates a variable at the first request for its name, and returns the same one
@@ -51,10 +48,7 @@ impl SeededVars {
 
     /// The variables created so far, by name.
     pub fn into_named(self) -> BTreeMap<String, Var> {
-        self.vars
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.vars.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -77,9 +71,8 @@ impl SimpleBackend for SeededVars {
 
     fn get_unchecked(&self, name: &str, _dtype: DType, _dev: &Device) -> Result<Tensor> {
         let vars = self.vars.lock().unwrap_or_else(PoisonError::into_inner);
-        let var = vars
-            .get(name)
-            .ok_or_else(|| Error::CannotFindTensor { path: name.into() }.bt())?;
+        let var =
+            vars.get(name).ok_or_else(|| Error::CannotFindTensor { path: name.into() }.bt())?;
         Ok(var.as_tensor().clone())
     }
 
@@ -97,16 +90,10 @@ fn draw(seed: u64, name: &str, init: Init, shape: Shape, device: &Device) -> Res
         Init::Const(v) => return Tensor::full(v as f32, shape, device),
         Init::Randn { mean, stdev } => (mean, stdev, NormalOrUniform::Normal),
         // Uniform in centre ± spread.
-        Init::Uniform { lo, up } => (
-            f64::midpoint(lo, up),
-            (up - lo) / 2.0,
-            NormalOrUniform::Uniform,
-        ),
-        Init::Kaiming {
-            dist,
-            fan,
-            non_linearity,
-        } => {
+        Init::Uniform { lo, up } => {
+            (f64::midpoint(lo, up), (up - lo) / 2.0, NormalOrUniform::Uniform)
+        }
+        Init::Kaiming { dist, fan, non_linearity } => {
             let stdev = non_linearity.gain() / (fan.for_shape(&shape) as f64).sqrt();
             match dist {
                 NormalOrUniform::Normal => (0.0, stdev, dist),

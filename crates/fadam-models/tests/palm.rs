@@ -9,14 +9,7 @@ use fadam_models::init::SeededVars;
 use fadam_models::llm::{Init, Palm, PalmConfig, Tokens, generate};
 
 fn small() -> PalmConfig {
-    PalmConfig {
-        layers: 2,
-        d_model: 16,
-        heads: 2,
-        d_ff: 24,
-        seq_len: 8,
-        ..Default::default()
-    }
+    PalmConfig { layers: 2, d_model: 16, heads: 2, d_ff: 24, seq_len: 8, ..Default::default() }
 }
 
 fn seeded(config: &PalmConfig, vocab: usize, dtype: DType) -> (Palm, SeededVars) {
@@ -31,14 +24,7 @@ fn ids(row: [u32; 8]) -> Tensor {
 
 fn difference(a: &Tensor, b: &Tensor) -> f64 {
     let off = (a.to_dtype(DType::F64).unwrap() - b.to_dtype(DType::F64).unwrap()).unwrap();
-    off.abs()
-        .unwrap()
-        .flatten_all()
-        .unwrap()
-        .max(D::Minus1)
-        .unwrap()
-        .to_scalar()
-        .unwrap()
+    off.abs().unwrap().flatten_all().unwrap().max(D::Minus1).unwrap().to_scalar().unwrap()
 }
 
 fn scalar(x: &Tensor) -> f64 {
@@ -49,20 +35,13 @@ fn scalar(x: &Tensor) -> f64 {
 /// (eps 1e-6), RoPE on split halves, one key/value head, SwiGLU with the gate first, no logit scale, mean
 /// cross-entropy. `param.*` and `grad.*` by our names, `tokens [3, 9]`, `loss []`.
 fn golden() -> HashMap<String, Tensor> {
-    let file = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/tests/goldens/palm.safetensors"
-    );
+    let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/goldens/palm.safetensors");
     candle_core::safetensors::load(file, &Device::Cpu).unwrap()
 }
 
 #[test]
 fn loss_and_gradients_are_pytorchs() {
-    let config = PalmConfig {
-        logit_scale: false,
-        z_loss: 0.0,
-        ..small()
-    };
+    let config = PalmConfig { logit_scale: false, z_loss: 0.0, ..small() };
     let golden = golden();
     let vars: BTreeMap<String, candle_core::Var> = golden
         .iter()
@@ -71,10 +50,8 @@ fn loss_and_gradients_are_pytorchs() {
             Some((name.to_owned(), candle_core::Var::from_tensor(x).unwrap()))
         })
         .collect();
-    let tensors: HashMap<String, Tensor> = vars
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_tensor().clone()))
-        .collect();
+    let tensors: HashMap<String, Tensor> =
+        vars.iter().map(|(name, var)| (name.clone(), var.as_tensor().clone())).collect();
     let vb = VarBuilder::from_tensors(tensors, DType::F64, &Device::Cpu);
     let model = Palm::new(&config, 50, &vb).unwrap();
     let tokens = golden["tokens"].to_dtype(DType::U32).unwrap();
@@ -87,16 +64,11 @@ fn loss_and_gradients_are_pytorchs() {
     assert!(off < 1e-12, "the loss is off by {off:e}");
     let grads = losses.objective.backward().unwrap();
     for (name, var) in &vars {
-        let ours = grads
-            .get(var)
-            .unwrap_or_else(|| panic!("no gradient reached {name}"));
+        let ours = grads.get(var).unwrap_or_else(|| panic!("no gradient reached {name}"));
         let theirs = &golden[&format!("grad.{name}")];
         let off = difference(ours, theirs);
         let scale = difference(theirs, &theirs.zeros_like().unwrap());
-        assert!(
-            off < 1e-10 * scale,
-            "{name}: gradient off by {off:e} of {scale:e}"
-        );
+        assert!(off < 1e-10 * scale, "{name}: gradient off by {off:e} of {scale:e}");
     }
 }
 
@@ -106,15 +78,9 @@ fn every_parameter_gets_a_gradient_and_the_count_is_right() {
         let config = PalmConfig { init, ..small() };
         let (model, vars) = seeded(&config, 50, DType::F32);
         let rows = ids([1, 2, 3, 4, 5, 6, 7, 8]);
-        let tokens = Tokens {
-            inputs: rows.clone(),
-            targets: rows,
-        };
+        let tokens = Tokens { inputs: rows.clone(), targets: rows };
         let losses = model.losses(&tokens).unwrap();
-        assert!(
-            scalar(&losses.objective) > scalar(&losses.cross_entropy),
-            "no z-loss"
-        );
+        assert!(scalar(&losses.objective) > scalar(&losses.cross_entropy), "no z-loss");
         let grads = losses.objective.backward().unwrap();
         let vars = vars.into_named();
         for (name, var) in &vars {
@@ -128,21 +94,9 @@ fn every_parameter_gets_a_gradient_and_the_count_is_right() {
 #[test]
 fn the_papers_presets_have_their_size() {
     // 16 × 2048, heads 8 × 256, T5's vocabulary: 1.022 B parameters.
-    let paper = PalmConfig {
-        layers: 16,
-        d_model: 2048,
-        heads: 8,
-        d_ff: 8192,
-        ..small()
-    };
+    let paper = PalmConfig { layers: 16, d_model: 2048, heads: 8, d_ff: 8192, ..small() };
     assert_eq!(paper.num_params(32128) / 1_000_000, 1022);
-    let peer = PalmConfig {
-        layers: 4,
-        d_model: 256,
-        heads: 4,
-        d_ff: 1024,
-        ..small()
-    };
+    let peer = PalmConfig { layers: 4, d_model: 256, heads: 4, d_ff: 1024, ..small() };
     assert_eq!(peer.num_params(4096) / 10_000, 485);
 }
 
@@ -167,42 +121,22 @@ fn order_matters() {
     let a = model.forward(&ids([1, 2, 3, 4, 5, 6, 7, 8])).unwrap();
     let b = model.forward(&ids([2, 1, 3, 4, 5, 6, 7, 8])).unwrap();
     let last = |x: &Tensor| x.narrow(1, 7, 1).unwrap();
-    assert!(
-        difference(&last(&a), &last(&b)) > 1e-4,
-        "positions are not seen"
-    );
+    assert!(difference(&last(&a), &last(&b)) > 1e-4, "positions are not seen");
 }
 
 #[test]
 fn a_fresh_model_knows_nothing() {
     // Logits of about unit variance: cross-entropy near ln V, not far above.
     let vocab = 1000;
-    let config = PalmConfig {
-        d_model: 64,
-        d_ff: 128,
-        ..small()
-    };
+    let config = PalmConfig { d_model: 64, d_ff: 128, ..small() };
     for init in [Init::FanIn, Init::Normal002] {
-        let (model, _) = seeded(
-            &PalmConfig {
-                init,
-                ..config.clone()
-            },
-            vocab,
-            DType::F32,
-        );
+        let (model, _) = seeded(&PalmConfig { init, ..config.clone() }, vocab, DType::F32);
         let rows: Vec<u32> = (0..64).map(|i| i * 37 % 1000).collect();
         let rows = Tensor::from_vec(rows, (8, 8), &Device::Cpu).unwrap();
-        let tokens = Tokens {
-            inputs: rows.clone(),
-            targets: rows.roll(1, 0).unwrap(),
-        };
+        let tokens = Tokens { inputs: rows.clone(), targets: rows.roll(1, 0).unwrap() };
         let loss = scalar(&model.losses(&tokens).unwrap().cross_entropy);
         let chance = (vocab as f64).ln();
-        assert!(
-            loss > chance - 0.2 && loss < chance + 0.8,
-            "{init:?}: {loss} against {chance}"
-        );
+        assert!(loss > chance - 0.2 && loss < chance + 0.8, "{init:?}: {loss} against {chance}");
     }
 }
 
@@ -211,30 +145,18 @@ fn weights_depend_on_the_seed_and_the_name_alone() {
     let config = small();
     let weights = |seed: u64, layers: usize| {
         let vars = SeededVars::new(seed);
-        let config = PalmConfig {
-            layers,
-            ..config.clone()
-        };
+        let config = PalmConfig { layers, ..config.clone() };
         Palm::new(&config, 50, &vars.builder(DType::F32, &Device::Cpu)).unwrap();
-        vars.into_named()["blocks.1.up.weight"]
-            .to_vec2::<f32>()
-            .unwrap()
+        vars.into_named()["blocks.1.up.weight"].to_vec2::<f32>().unwrap()
     };
     assert_eq!(weights(3, 2), weights(3, 4));
     assert_ne!(weights(3, 2), weights(4, 2));
-    let all: Vec<f64> = weights(3, 2)
-        .concat()
-        .iter()
-        .map(|v| f64::from(*v))
-        .collect();
+    let all: Vec<f64> = weights(3, 2).concat().iter().map(|v| f64::from(*v)).collect();
     let n = all.len() as f64;
     let mean = all.iter().sum::<f64>() / n;
     let variance = all.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
     // N(0, 1/√16) in 768 draws: the standard errors are 0.009 and 0.0032.
-    assert!(
-        mean.abs() < 0.04 && (variance - 1.0 / 16.0).abs() < 0.013,
-        "{mean} {variance}"
-    );
+    assert!(mean.abs() < 0.04 && (variance - 1.0 / 16.0).abs() < 0.013, "{mean} {variance}");
 }
 
 #[test]
@@ -265,42 +187,11 @@ fn generation_is_seeded_and_stops() {
 #[test]
 fn impossible_dimensions_name_their_field() {
     let bad = [
-        (
-            "layers",
-            PalmConfig {
-                layers: 0,
-                ..small()
-            },
-        ),
-        (
-            "heads",
-            PalmConfig {
-                heads: 3,
-                ..small()
-            },
-        ),
-        (
-            "heads",
-            PalmConfig {
-                d_model: 6,
-                heads: 2,
-                ..small()
-            },
-        ),
-        (
-            "norm_eps",
-            PalmConfig {
-                norm_eps: f64::NAN,
-                ..small()
-            },
-        ),
-        (
-            "z_loss",
-            PalmConfig {
-                z_loss: -1.0,
-                ..small()
-            },
-        ),
+        ("layers", PalmConfig { layers: 0, ..small() }),
+        ("heads", PalmConfig { heads: 3, ..small() }),
+        ("heads", PalmConfig { d_model: 6, heads: 2, ..small() }),
+        ("norm_eps", PalmConfig { norm_eps: f64::NAN, ..small() }),
+        ("z_loss", PalmConfig { z_loss: -1.0, ..small() }),
     ];
     for (field, config) in bad {
         assert_eq!(config.check().unwrap_err().field, field);

@@ -32,11 +32,7 @@ pub(crate) fn write_synced(path: &Path, contents: &[u8]) -> io::Result<()> {
 /// Waits until the names in a folder are on the disk, where the system can do that.
 pub(crate) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) {
-        let path = if path.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            path
-        };
+        let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         File::open(path)?.sync_all()
     } else {
         Ok(())

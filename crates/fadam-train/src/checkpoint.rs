@@ -60,10 +60,8 @@ fn write_aside(
         fs::remove_dir_all(aside)?; // of a run that was killed while it wrote
     }
     fs::create_dir_all(aside)?;
-    let tensors: BTreeMap<&str, &Tensor> = model
-        .iter()
-        .map(|(name, var)| (name, var.as_tensor()))
-        .collect();
+    let tensors: BTreeMap<&str, &Tensor> =
+        model.iter().map(|(name, var)| (name, var.as_tensor())).collect();
     let model_path = aside.join(MODEL_FILE);
     safetensors::serialize_to_file(tensors, None, &model_path)?;
     File::open(&model_path)?.sync_all()?;
@@ -108,10 +106,7 @@ fn list(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name();
-        let step = name
-            .to_str()
-            .and_then(|n| n.strip_prefix("step-"))
-            .and_then(|n| n.parse().ok());
+        let step = name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
         if let Some(step) = step {
             found.push((step, entry.path()));
         }
@@ -171,8 +166,7 @@ pub fn load_model(checkpoint: &Path, model: &NamedVars) -> Result<(), Error> {
 
 fn set_all(path: &Path, tensors: Vec<(&Var, Tensor)>) -> Result<(), Error> {
     for (var, tensor) in tensors {
-        var.set(&tensor)
-            .map_err(|err| Error::checkpoint(path, err.to_string()))?;
+        var.set(&tensor).map_err(|err| Error::checkpoint(path, err.to_string()))?;
     }
     Ok(())
 }
@@ -186,17 +180,12 @@ pub(crate) fn read_state(checkpoint: &Path, experiment: &str) -> Result<TrainSta
         serde_json::from_str(&text).map_err(|err| failed(format!("is not whole JSON: {err}")))?;
     let format = &json["format"];
     if *format != FORMAT {
-        return Err(failed(format!(
-            "has format {format}; this program reads format {FORMAT}"
-        )));
+        return Err(failed(format!("has format {format}; this program reads format {FORMAT}")));
     }
     let state: TrainState =
         serde_json::from_value(json).map_err(|err| failed(format!("is damaged: {err}")))?;
     if state.experiment != experiment {
-        return Err(failed(format!(
-            "is of {}, this program is {experiment}",
-            state.experiment
-        )));
+        return Err(failed(format!("is of {}, this program is {experiment}", state.experiment)));
     }
     Ok(state)
 }
@@ -224,11 +213,7 @@ fn read_model<'m>(
             Err(_) => differences.push(format!("{name} is missing")),
             Ok(Err(err)) => differences.push(format!("{name}: {err}")),
             Ok(Ok(t)) if t.shape() != var.shape() || t.dtype() != var.dtype() => {
-                differences.push(format!(
-                    "{name} is {}, in this model {}",
-                    kind(&t),
-                    kind(var)
-                ));
+                differences.push(format!("{name} is {}, in this model {}", kind(&t), kind(var)));
             }
             Ok(Ok(tensor)) => tensors.push((var, tensor)),
         }
@@ -236,10 +221,7 @@ fn read_model<'m>(
     if differences.is_empty() {
         return Ok(tensors);
     }
-    Err(failed(format!(
-        "is of another model: {}",
-        shortened(&differences)
-    )))
+    Err(failed(format!("is of another model: {}", shortened(&differences))))
 }
 
 fn kind(tensor: &Tensor) -> String {

@@ -101,11 +101,7 @@ impl CommonArgs {
     /// [`Error::RunFolder`], as [`RunFolder::new_run`] and [`RunFolder::to_resume`].
     pub fn run_folder(&self, experiment: &str) -> Result<RunFolder, Error> {
         let out = self.out_dir(experiment);
-        if self.resume {
-            RunFolder::to_resume(out)
-        } else {
-            RunFolder::new_run(out)
-        }
+        if self.resume { RunFolder::to_resume(out) } else { RunFolder::new_run(out) }
     }
 }
 
@@ -124,9 +120,7 @@ mod tests {
     fn every_argument_is_understood() {
         let line = "x --config a/b.toml --set train.batch=3 --set data.path=z --out o --resume \
                     --steps 5 --seed 7 --device cuda:1 --quiet --print-config";
-        let args = Args::try_parse_from(line.split_whitespace())
-            .unwrap()
-            .common;
+        let args = Args::try_parse_from(line.split_whitespace()).unwrap().common;
         assert_eq!(args.overrides, ["train.batch=3", "data.path=z"]);
         assert_eq!((args.steps, args.seed), (Some(5), Some(7)));
         assert_eq!(args.device, DeviceChoice::Cuda(1));
@@ -136,10 +130,7 @@ mod tests {
     #[test]
     fn impossible_arguments_are_refused() {
         for line in ["x --steps 0", "x --device gpu", "x --seed -1", "x --set"] {
-            assert!(
-                Args::try_parse_from(line.split_whitespace()).is_err(),
-                "{line}"
-            );
+            assert!(Args::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }
     }
 }

@@ -38,9 +38,7 @@ impl DeviceChoice {
     pub fn open(self) -> Result<Device, Error> {
         let failed = |message: String| Error::argument(format!("--device {self}"), message);
         let not_compiled = |feature| {
-            failed(format!(
-                "this program was built without it; build with `--features {feature}`"
-            ))
+            failed(format!("this program was built without it; build with `--features {feature}`"))
         };
         match self {
             Self::Cpu => Ok(Device::Cpu),
@@ -72,9 +70,7 @@ impl FromStr for DeviceChoice {
             ("cpu", _) if text == "cpu" => Ok(Self::Cpu),
             ("cuda", Ok(i)) => Ok(Self::Cuda(i)),
             ("metal", Ok(i)) => Ok(Self::Metal(i)),
-            _ => Err(format!(
-                "no such device: {text}; cpu, cuda, cuda:I, metal and metal:I are"
-            )),
+            _ => Err(format!("no such device: {text}; cpu, cuda, cuda:I, metal and metal:I are")),
         }
     }
 }

@@ -48,24 +48,15 @@ pub enum Error {
 
 impl Error {
     pub(crate) fn argument(argument: impl Into<String>, message: impl Into<String>) -> Self {
-        Self::CommandLine {
-            argument: argument.into(),
-            message: message.into(),
-        }
+        Self::CommandLine { argument: argument.into(), message: message.into() }
     }
 
     pub(crate) fn run_folder(path: &Path, message: impl Into<String>) -> Self {
-        Self::RunFolder {
-            path: path.to_owned(),
-            message: message.into(),
-        }
+        Self::RunFolder { path: path.to_owned(), message: message.into() }
     }
 
     pub(crate) fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
-        Self::Checkpoint {
-            path: path.to_owned(),
-            message: message.into(),
-        }
+        Self::Checkpoint { path: path.to_owned(), message: message.into() }
     }
 }
 
@@ -102,11 +93,7 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     let is_bad_input = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<Error>() || cause.is::<BadInput>() || cause.is::<crate::config::FieldError>()
     };
-    if error.chain().any(is_bad_input) {
-        2
-    } else {
-        1
-    }
+    if error.chain().any(is_bad_input) { 2 } else { 1 }
 }
 
 /// `error` as one paragraph: its causes joined with `": "`, each said once.
@@ -132,14 +119,8 @@ mod tests {
         let deep = anyhow::Error::from(Error::argument("--set a", "is not key.path=value"))
             .context("while starting");
         assert_eq!(exit_code(&deep), 2);
-        assert_eq!(
-            describe(&deep),
-            "while starting: --set a: is not key.path=value"
-        );
-        assert_eq!(
-            exit_code(&bad_input(anyhow::anyhow!("empty corpus")).context("loading")),
-            2
-        );
+        assert_eq!(describe(&deep), "while starting: --set a: is not key.path=value");
+        assert_eq!(exit_code(&bad_input(anyhow::anyhow!("empty corpus")).context("loading")), 2);
         assert_eq!(exit_code(&anyhow::anyhow!("disk full")), 1);
     }
 

@@ -58,11 +58,7 @@ impl Curves {
     /// Adds a point; what is not finite cannot be drawn.
     fn add(&mut self, split: &str, step: u64, loss: f64) {
         if loss.is_finite() {
-            let curve = if split == "eval" {
-                &mut self.eval
-            } else {
-                &mut self.train
-            };
+            let curve = if split == "eval" { &mut self.eval } else { &mut self.train };
             curve.push((step, loss));
         }
     }
@@ -71,11 +67,9 @@ impl Curves {
         let Ok(line) = serde_json::from_str::<Value>(line) else {
             return;
         };
-        if let (Some(split), Some(step), Some(loss)) = (
-            line["split"].as_str(),
-            line["step"].as_u64(),
-            line["loss"].as_f64(),
-        ) {
+        if let (Some(split), Some(step), Some(loss)) =
+            (line["split"].as_str(), line["step"].as_u64(), line["loss"].as_f64())
+        {
             self.add(split, step, loss);
         }
     }
@@ -114,13 +108,7 @@ impl MetricsLog {
             Err(err) if err.kind() == ErrorKind::NotFound => {}
             Err(err) => return Err(err).with_context(|| format!("cannot read {}", path.display())),
         }
-        Ok(Self {
-            path,
-            file: None,
-            kept,
-            lines,
-            curves,
-        })
+        Ok(Self { path, file: None, kept, lines, curves })
     }
 
     /// Appends a line: `step`, `split`, `loss`, then `fields`.
@@ -163,8 +151,7 @@ impl MetricsLog {
         let Some(file) = &self.file else {
             return Ok(());
         };
-        file.sync_all()
-            .with_context(|| format!("cannot write {}", self.path.display()))
+        file.sync_all().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     pub(crate) fn lines(&self) -> u64 {
@@ -184,10 +171,8 @@ mod tests {
     fn lines_keep_their_order_nan_is_null_and_reopening_drops_the_rest() {
         let folder = tempfile::tempdir().unwrap();
         let mut log = MetricsLog::open(folder.path(), 0).unwrap();
-        log.write(0, "eval", 2.5, [("bits".to_owned(), f64::NAN.into())])
-            .unwrap();
-        log.write(1, "train", 2.25, [("lr".to_owned(), 0.5.into())])
-            .unwrap();
+        log.write(0, "eval", 2.5, [("bits".to_owned(), f64::NAN.into())]).unwrap();
+        log.write(1, "train", 2.25, [("lr".to_owned(), 0.5.into())]).unwrap();
         log.write(2, "train", f64::INFINITY, []).unwrap();
         let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert_eq!(
@@ -198,10 +183,7 @@ mod tests {
         );
 
         let mut log = MetricsLog::open(folder.path(), 2).unwrap();
-        let expected = Curves {
-            train: vec![(1, 2.25)],
-            eval: vec![(0, 2.5)],
-        };
+        let expected = Curves { train: vec![(1, 2.25)], eval: vec![(0, 2.5)] };
         assert_eq!((log.lines(), log.curves()), (2, &expected));
         log.write(3, "train", 2.0, []).unwrap();
         let reopened = std::fs::read_to_string(folder.path().join(FILE)).unwrap();

@@ -28,9 +28,7 @@ pub(crate) fn loss_curve(
         return Ok(None);
     };
     let low = all().map(|(_, loss)| *loss).fold(f64::INFINITY, f64::min);
-    let high = all()
-        .map(|(_, loss)| *loss)
-        .fold(f64::NEG_INFINITY, f64::max);
+    let high = all().map(|(_, loss)| *loss).fold(f64::NEG_INFINITY, f64::max);
     let margin = 0.05 * (high - low).max(1e-6 * high.abs()).max(1e-9);
 
     let mut svg = String::new();
@@ -61,11 +59,7 @@ pub(crate) fn loss_curve(
             .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 24, y)], style));
         if label == "eval" {
-            chart.draw_series(
-                markers
-                    .into_iter()
-                    .map(|at| Circle::new(at, 4, color.filled())),
-            )?;
+            chart.draw_series(markers.into_iter().map(|at| Circle::new(at, 4, color.filled())))?;
         }
     }
     chart
@@ -107,17 +101,9 @@ mod tests {
             train: (1..5000).map(|step| (step, 1.0 / step as f64)).collect(),
             eval: vec![(0, 1.5), (100, 0.5)],
         };
-        let svg = loss_curve("train-llm, fadam", "tokens", &curves)
-            .unwrap()
-            .unwrap();
-        for text in [
-            "<svg",
-            "train-llm, fadam",
-            "step",
-            "loss (nats per token)",
-            "eval",
-            "viewBox",
-        ] {
+        let svg = loss_curve("train-llm, fadam", "tokens", &curves).unwrap().unwrap();
+        for text in ["<svg", "train-llm, fadam", "step", "loss (nats per token)", "eval", "viewBox"]
+        {
             assert!(svg.contains(text), "{text}");
         }
         assert!(svg.len() < 100_000, "{} bytes", svg.len());
@@ -125,15 +111,8 @@ mod tests {
 
     #[test]
     fn one_point_or_none_is_no_error() {
-        let flat = Curves {
-            train: vec![],
-            eval: vec![(0, 2.0)],
-        };
+        let flat = Curves { train: vec![], eval: vec![(0, 2.0)] };
         assert!(loss_curve("t", "images", &flat).unwrap().is_some());
-        assert!(
-            loss_curve("t", "images", &Curves::default())
-                .unwrap()
-                .is_none()
-        );
+        assert!(loss_curve("t", "images", &Curves::default()).unwrap().is_none());
     }
 }

@@ -41,11 +41,7 @@ impl Progress {
             (false, false) => View::Lines,
             (false, true) => View::Bar(bar(step, stop_at)),
         };
-        Self {
-            view,
-            unit,
-            stop_at,
-        }
+        Self { view, unit, stop_at }
     }
 
     /// Moves the bar.
@@ -57,13 +53,7 @@ impl Progress {
 
     /// A training line.
     pub(crate) fn train(&self, report: &StepReport) {
-        let StepReport {
-            step,
-            loss,
-            lr,
-            units_per_s,
-            secs_per_step,
-        } = *report;
+        let StepReport { step, loss, lr, units_per_s, secs_per_step } = *report;
         let rate = format!("{} {}/s", grouped(units_per_s), self.unit);
         match &self.view {
             View::Quiet => {}
@@ -82,12 +72,7 @@ impl Progress {
     /// An evaluation: its numbers, then its sample, indented.
     pub(crate) fn evaluation(&self, step: u64, evaluation: &Evaluation) {
         let mut words = vec![format!("step {step}  eval loss {:.4}", evaluation.loss)];
-        words.extend(
-            evaluation
-                .metrics
-                .iter()
-                .map(|(name, value)| format!("{name} {value:.4}")),
-        );
+        words.extend(evaluation.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")));
         let mut text = words.join("  ");
         if let Some(sample) = &evaluation.sample {
             for line in sample.lines() {

@@ -19,12 +19,8 @@ use crate::{Error, atomic, checkpoint};
 pub(crate) const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that change how a run is watched, and not a single weight: a resumed run may differ in them.
-const NEUTRAL_KEYS: [&str; 4] = [
-    "train.log_every",
-    "train.eval_every",
-    "checkpoint.every",
-    "checkpoint.keep",
-];
+const NEUTRAL_KEYS: [&str; 4] =
+    ["train.log_every", "train.eval_every", "checkpoint.every", "checkpoint.keep"];
 
 /// A run folder that was checked and can be used. Nothing is written before training starts, so that
 /// a run that fails early (no such corpus) does not leave a folder that blocks the next try.
@@ -52,10 +48,7 @@ impl RunFolder {
                 return Err(Error::run_folder(&path, message));
             }
         }
-        Ok(Self {
-            path,
-            resume: false,
-        })
+        Ok(Self { path, resume: false })
     }
 
     /// The folder of a run to continue.
@@ -67,10 +60,7 @@ impl RunFolder {
         let path = path.into();
         check_is_folder(&path)?;
         if !path.exists() {
-            return Err(Error::run_folder(
-                &path,
-                "does not exist: there is nothing to resume",
-            ));
+            return Err(Error::run_folder(&path, "does not exist: there is nothing to resume"));
         }
         if !path.join(CONFIG_FILE).is_file() {
             let message = format!("holds no {CONFIG_FILE}: it is not the folder of a run");
@@ -148,10 +138,7 @@ fn check_is_folder(path: &Path) -> Result<(), Error> {
     let message = if existing == path {
         "is a file, not a folder".to_owned()
     } else {
-        format!(
-            "cannot be made: {} is a file, not a folder",
-            existing.display()
-        )
+        format!("cannot be made: {} is a file, not a folder", existing.display())
     };
     Err(Error::run_folder(path, message))
 }
@@ -165,9 +152,7 @@ fn differing_keys(old: &Table, new: &Table) -> Vec<String> {
     keys.sort();
     keys.dedup();
     let find = |side: &[(String, Value)], key: &str| {
-        side.iter()
-            .find(|(name, _)| name == key)
-            .map(|(_, value)| value.clone())
+        side.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone())
     };
     let shown = |value: Option<Value>| value.map_or("absent".to_owned(), |v| v.to_string());
     keys.into_iter()
@@ -180,11 +165,7 @@ fn differing_keys(old: &Table, new: &Table) -> Vec<String> {
 
 fn flatten(prefix: &str, table: &Table, into: &mut Vec<(String, Value)>) {
     for (key, value) in table {
-        let path = if prefix.is_empty() {
-            key.clone()
-        } else {
-            format!("{prefix}.{key}")
-        };
+        let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
         match value {
             Value::Table(inner) => flatten(&path, inner, into),
             value => into.push((path, value.clone())),
@@ -198,16 +179,11 @@ mod tests {
 
     #[test]
     fn differences_are_named_with_both_values_and_neutral_keys_are_not() {
-        let old = "[train]\nbatch = 16\nlog_every = 1\n[data]\npath = 'a'"
-            .parse()
-            .unwrap();
+        let old = "[train]\nbatch = 16\nlog_every = 1\n[data]\npath = 'a'".parse().unwrap();
         let new = "[train]\nbatch = 8\nlog_every = 2\n[model]\nd = 1.5\n[data]\npath = 'a'";
         assert_eq!(
             differing_keys(&old, &new.parse().unwrap()),
-            [
-                "model.d is absent there and 1.5 here",
-                "train.batch is 16 there and 8 here"
-            ]
+            ["model.d is absent there and 1.5 here", "train.batch is 16 there and 8 here"]
         );
     }
 }

@@ -78,15 +78,10 @@ impl TrainState {
         let record = EvalRecord {
             step: self.step,
             loss: finite(evaluation.loss),
-            metrics: metrics
-                .map(|(name, value)| (name.clone(), finite(*value)))
-                .collect(),
+            metrics: metrics.map(|(name, value)| (name.clone(), finite(*value))).collect(),
         };
         let best = self.best_eval.as_ref().and_then(|best| best.loss);
-        if record
-            .loss
-            .is_some_and(|loss| best.is_none_or(|best| loss < best))
-        {
+        if record.loss.is_some_and(|loss| best.is_none_or(|best| loss < best)) {
             self.best_eval = Some(record.clone());
         }
         self.last_eval = Some(record);

@@ -44,19 +44,12 @@ impl Facts {
             .with("error", outcome.err())
             .with("params", self.params)
             .with("eval_loss", eval.and_then(|eval| eval.loss))
-            .with_all(
-                metrics
-                    .into_iter()
-                    .map(|(name, value)| (name, value.into())),
-            )
+            .with_all(metrics.into_iter().map(|(name, value)| (name, value.into())))
             .with("eval_step", eval.map(|eval| eval.step))
             .with("best_eval_loss", best.and_then(|best| best.loss))
             .with("best_eval_step", best.map(|best| best.step))
             .with(self.unit, state.units)
-            .with(
-                format!("{}_per_s", self.unit),
-                state.units as f64 / state.train_secs,
-            )
+            .with(format!("{}_per_s", self.unit), state.units as f64 / state.train_secs)
             .with("train_s", state.train_secs)
             .with("wall_s", state.wall_secs)
             .with("peak_rss_mb", peak_rss_mb())
@@ -76,11 +69,7 @@ impl Facts {
         steps: u64,
         folder: &Path,
     ) -> String {
-        let mut words = vec![format!(
-            "{} at step {} of {steps}",
-            outcome.name(),
-            state.step
-        )];
+        let mut words = vec![format!("{} at step {} of {steps}", outcome.name(), state.step)];
         if let Some(eval) = &state.last_eval {
             let shown = |name: &str, value: Option<f64>| match value {
                 Some(value) => format!("{name} {value:.4}"),
@@ -92,19 +81,12 @@ impl Facts {
                 words.push(format!("evaluated at step {}", eval.step));
             }
         }
-        words.push(format!(
-            "{} {}/s",
-            grouped(state.units as f64 / state.train_secs),
-            self.unit
-        ));
+        words.push(format!("{} {}/s", grouped(state.units as f64 / state.train_secs), self.unit));
         words.push(spoken(state.wall_secs));
         let folder = folder.display();
         let mut lines = vec![words.join(", "), format!("run folder: {folder}")];
         if outcome != Outcome::Completed {
-            lines.push(format!(
-                "continue with: {} --out {folder} --resume",
-                state.experiment
-            ));
+            lines.push(format!("continue with: {} --out {folder} --resume", state.experiment));
         }
         lines.join("\n")
     }
@@ -113,9 +95,7 @@ impl Facts {
 /// The most memory that the process had at once, in MB of 10⁶ bytes; known on Linux.
 fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some((kib * 1024.0 / 1e5).round() / 10.0)
 }

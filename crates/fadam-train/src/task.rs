@@ -82,10 +82,7 @@ pub struct Evaluation {
 impl Evaluation {
     /// An evaluation with a loss alone.
     pub fn new(loss: f64) -> Self {
-        Self {
-            loss,
-            ..Self::default()
-        }
+        Self { loss, ..Self::default() }
     }
 
     /// Adds a measure.

@@ -63,14 +63,7 @@ impl<T: Task> Trainer<T> {
         config: &RunConfig<E>,
         options: RunOptions,
     ) -> anyhow::Result<Self> {
-        let RunOptions {
-            folder,
-            stop_at,
-            quiet,
-            interrupt,
-            device,
-            commit,
-        } = options;
+        let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
         let vars = task.vars();
         let mut optimizer = AnyOptimizer::from_named(vars.clone(), config.optimizer().clone())?;
         let model = with_buffers(vars, &task.buffers())?;
@@ -101,13 +94,7 @@ impl<T: Task> Trainer<T> {
             unread_losses: Vec::new(),
             metrics: MetricsLog::open(folder.path(), state.metrics_lines)?,
             progress: Progress::new(quiet, unit, state.step, stop_at),
-            facts: Facts {
-                optimizer: optimizer_name,
-                params,
-                unit,
-                device,
-                commit,
-            },
+            facts: Facts { optimizer: optimizer_name, params, unit, device, commit },
             last_line: (state.units, state.train_secs),
             started: Instant::now(),
             wall_secs_before: state.wall_secs,
@@ -127,13 +114,8 @@ impl<T: Task> Trainer<T> {
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         if self.state.step >= self.stop_at {
             let (step, steps) = (self.state.step, self.train.steps);
-            self.progress
-                .finish(&format!("already at step {step} of {steps}: nothing to do"));
-            return Ok(if step >= steps {
-                Outcome::Completed
-            } else {
-                Outcome::Stopped
-            });
+            self.progress.finish(&format!("already at step {step} of {steps}: nothing to do"));
+            return Ok(if step >= steps { Outcome::Completed } else { Outcome::Stopped });
         }
         match self.train().and_then(|outcome| self.finish(outcome)) {
             Ok(outcome) => Ok(outcome),
@@ -167,12 +149,7 @@ impl<T: Task> Trainer<T> {
         if self.stop_at == self.train.steps {
             return Ok(Outcome::Completed);
         }
-        if self
-            .state
-            .last_eval
-            .as_ref()
-            .is_none_or(|eval| eval.step != self.stop_at)
-        {
+        if self.state.last_eval.as_ref().is_none_or(|eval| eval.step != self.stop_at) {
             self.evaluate()?;
         }
         Ok(Outcome::Stopped)
@@ -184,8 +161,7 @@ impl<T: Task> Trainer<T> {
         let loss = self.task.loss(&batch)?;
         self.unread_losses.push(loss.detach());
         let gradients = self.task.vars().gradients(&loss.backward()?);
-        self.optimizer
-            .set_learning_rate(self.lr(self.state.step + 1));
+        self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
         // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
         self.optimizer.step_named(&gradients)?;
         self.state.step += 1;
@@ -217,13 +193,7 @@ impl<T: Task> Trainer<T> {
         ];
         self.metrics.write(step, "train", loss, fields)?;
         let secs_per_step = secs / losses.len().max(1) as f64;
-        self.progress.train(&StepReport {
-            step,
-            loss,
-            lr,
-            units_per_s,
-            secs_per_step,
-        });
+        self.progress.train(&StepReport { step, loss, lr, units_per_s, secs_per_step });
         self.last_line = (self.state.units, self.state.train_secs);
         Ok(())
     }
@@ -244,10 +214,7 @@ impl<T: Task> Trainer<T> {
     fn evaluate(&mut self) -> anyhow::Result<()> {
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
-        let fields = evaluation
-            .metrics
-            .iter()
-            .map(|(name, value)| (name.clone(), (*value).into()));
+        let fields = evaluation.metrics.iter().map(|(name, value)| (name.clone(), (*value).into()));
         self.metrics.write(step, "eval", evaluation.loss, fields)?;
         self.state.remember(&evaluation);
         self.progress.evaluation(step, &evaluation);
@@ -269,13 +236,7 @@ impl<T: Task> Trainer<T> {
         self.state.wall_secs = self.wall_secs();
         self.state.cursor = self.task.cursor();
         let folder = self.folder.checkpoints();
-        checkpoint::save(
-            &folder,
-            self.checkpoint.keep,
-            &self.model,
-            &self.optimizer,
-            &self.state,
-        )?;
+        checkpoint::save(&folder, self.checkpoint.keep, &self.model, &self.optimizer, &self.state)?;
         Ok(())
     }
 
@@ -287,17 +248,14 @@ impl<T: Task> Trainer<T> {
         self.metrics.sync()?;
         self.state.wall_secs = self.wall_secs();
         let extras = self.task.summary_extras();
-        self.facts
-            .write(self.folder.path(), &self.state, outcome, extras)
+        self.facts.write(self.folder.path(), &self.state, outcome, extras)
     }
 
     fn finish(&mut self, outcome: Outcome) -> anyhow::Result<Outcome> {
         self.draw()?;
         self.summarize(Ok(outcome))?;
         let path = self.folder.path();
-        let words = self
-            .facts
-            .last_words(&self.state, outcome, self.train.steps, path);
+        let words = self.facts.last_words(&self.state, outcome, self.train.steps, path);
         self.progress.finish(&words);
         Ok(outcome)
     }
@@ -306,18 +264,12 @@ impl<T: Task> Trainer<T> {
     fn fail(&mut self, error: anyhow::Error) -> anyhow::Error {
         self.progress.clear();
         // The folder may be what failed (no space left): the error itself is what must be reported.
-        let losses: Vec<f64> = self
-            .unread_losses
-            .iter()
-            .filter_map(|l| scalar(l).ok())
-            .collect();
+        let losses: Vec<f64> = self.unread_losses.iter().filter_map(|l| scalar(l).ok()).collect();
         if let Some(loss) = losses.last() {
             let _unwritable = self.metrics.write(self.state.step + 1, "train", *loss, []);
         }
         let _unwritable = self.summarize(Err(&crate::describe(&error)));
-        let last = checkpoint::latest(&self.folder.checkpoints())
-            .ok()
-            .flatten();
+        let last = checkpoint::latest(&self.folder.checkpoints()).ok().flatten();
         let place = match last {
             Some(path) => format!("the last checkpoint is {}", path.display()),
             None => "no checkpoint was written yet".to_owned(),
@@ -334,9 +286,7 @@ impl<T: Task> Trainer<T> {
 fn with_buffers(vars: &NamedVars, buffers: &NamedVars) -> anyhow::Result<NamedVars> {
     let mut model = vars.clone();
     for (name, var) in buffers.iter() {
-        model
-            .insert(name, var.clone())
-            .context("a buffer has the name of a parameter")?;
+        model.insert(name, var.clone()).context("a buffer has the name of a parameter")?;
     }
     Ok(model)
 }

@@ -22,10 +22,7 @@ fn program() {
         let interrupt = Interrupt::on_signals()?;
         let config = config(&["train.steps=1000000000", "train.eval_every=1000000"]);
         let task = Regression::new(&config, Faults::default());
-        let options = RunOptions {
-            interrupt,
-            ..RunOptions::new(folder)
-        };
+        let options = RunOptions { interrupt, ..RunOptions::new(folder) };
         Trainer::new(task, &config, options)?.run()
     });
     let number = (0..=255).find(|n| std::process::ExitCode::from(*n) == code);
@@ -57,19 +54,11 @@ fn ctrl_c_leaves_a_checkpoint_says_how_to_resume_and_exits_with_130() {
     while has_checkpoint().unwrap().is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(1));
     }
-    let kill = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     assert!(kill.success());
     let ended = child.wait_with_output().unwrap();
     let printed = drain.join().unwrap();
-    assert_eq!(
-        ended.status.code(),
-        Some(130),
-        "{}",
-        String::from_utf8_lossy(&ended.stderr)
-    );
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
     let hint = format!("continue with: train-toy --out {} --resume", out.display());
     assert!(printed.contains(&hint), "{printed}");
 

@@ -37,10 +37,7 @@ fn a_folder_that_is_not_empty_is_refused_without_resume() {
     let folder = half_a_run();
     let before = snapshot(folder.path());
     let text = message(train(folder.path(), false, None), 2);
-    assert_contains(
-        &text,
-        &["is not empty", "--resume", folder.path().to_str().unwrap()],
-    );
+    assert_contains(&text, &["is not empty", "--resume", folder.path().to_str().unwrap()]);
     assert_eq!(snapshot(folder.path()), before);
 }
 
@@ -62,17 +59,11 @@ fn an_output_path_at_or_below_a_file_is_refused() {
 fn there_must_be_something_to_resume() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent");
-    assert_contains(
-        &message(train(&absent, true, None), 2),
-        &["absent", "does not exist"],
-    );
+    assert_contains(&message(train(&absent, true, None), 2), &["absent", "does not exist"]);
     let text = message(train(folder.path(), true, None), 2);
     assert_contains(&text, &["holds no config.toml"]);
     fs::write(folder.path().join("config.toml"), common::CONFIG).unwrap();
-    assert_contains(
-        &message(train(folder.path(), true, None), 2),
-        &["holds no checkpoint"],
-    );
+    assert_contains(&message(train(folder.path(), true, None), 2), &["holds no checkpoint"]);
 }
 
 #[test]
@@ -80,16 +71,10 @@ fn another_configuration_is_not_resumed() {
     let folder = half_a_run();
     let before = snapshot(folder.path());
     let other = config(&["train.batch=4", "optimizer.rho=0.7", "checkpoint.keep=9"]);
-    let text = message(
-        train_with(&other, folder.path(), true, None, Faults::default()),
-        2,
-    );
+    let text = message(train_with(&other, folder.path(), true, None, Faults::default()), 2);
     assert_contains(
         &text,
-        &[
-            "train.batch is 8 there and 4 here",
-            "optimizer.rho is 0.5 there and 0.7 here",
-        ],
+        &["train.batch is 8 there and 4 here", "optimizer.rho is 0.5 there and 0.7 here"],
     );
     assert!(!text.contains("keep"), "{text}");
     assert_eq!(snapshot(folder.path()), before);
@@ -106,38 +91,21 @@ fn a_truncated_or_absent_file_of_a_checkpoint_is_named() {
             let before = snapshot(folder.path());
             let text = message(train(folder.path(), true, None), 2);
             assert_contains(&text, &["checkpoint ", path.to_str().unwrap()]);
-            assert_eq!(
-                snapshot(folder.path()),
-                before,
-                "{file} cut to {length} bytes"
-            );
+            assert_eq!(snapshot(folder.path()), before, "{file} cut to {length} bytes");
         }
         fs::remove_file(&path).unwrap();
-        assert_contains(
-            &message(train(folder.path(), true, None), 2),
-            &[path.to_str().unwrap()],
-        );
+        assert_contains(&message(train(folder.path(), true, None), 2), &[path.to_str().unwrap()]);
     }
 }
 
 #[test]
 fn a_checkpoint_of_another_model_lists_what_differs() {
     let folder = half_a_run();
-    let faults = Faults {
-        features: Some(5),
-        ..Faults::default()
-    };
-    let text = message(
-        train_with(&config(&[]), folder.path(), true, None, faults),
-        2,
-    );
+    let faults = Faults { features: Some(5), ..Faults::default() };
+    let text = message(train_with(&config(&[]), folder.path(), true, None, faults), 2);
     assert_contains(
         &text,
-        &[
-            "model.safetensors",
-            "another model",
-            "weight is F32 [3, 1], in this model F32 [5, 1]",
-        ],
+        &["model.safetensors", "another model", "weight is F32 [3, 1], in this model F32 [5, 1]"],
     );
 }
 
@@ -147,13 +115,10 @@ fn a_model_with_other_names_lists_both_sides_and_sets_nothing() {
     let folder = half_a_run();
     let mut vars = fadam_core::NamedVars::new();
     for name in ["bias", "head.weight", "running"] {
-        vars.insert(name, Var::zeros(1, DType::F64, &Device::Cpu).unwrap())
-            .unwrap();
+        vars.insert(name, Var::zeros(1, DType::F64, &Device::Cpu).unwrap()).unwrap();
     }
     let last = checkpoint(folder.path(), 20);
-    let err = fadam_train::checkpoint::load_model(&last, &vars)
-        .unwrap_err()
-        .to_string();
+    let err = fadam_train::checkpoint::load_model(&last, &vars).unwrap_err().to_string();
     assert_contains(
         &err,
         &[
@@ -178,23 +143,14 @@ fn a_checkpoint_of_another_experiment_or_version_is_refused() {
         message(train(folder.path(), true, None), 2)
     };
     let text = refuse("\"train-toy\"", "\"train-asr\"");
-    assert_contains(
-        &text,
-        &["state.json", "is of train-asr, this program is train-toy"],
-    );
+    assert_contains(&text, &["state.json", "is of train-asr, this program is train-toy"]);
     let text = refuse("\"format\": 1", "\"format\": 2");
     assert_contains(&text, &["has format 2; this program reads format 1"]);
     let text = refuse("\"step\": 20", "\"step\": 19");
-    assert_contains(
-        &text,
-        &["optimizer.safetensors", "of step 20", "of step 19"],
-    );
+    assert_contains(&text, &["optimizer.safetensors", "of step 20", "of step 19"]);
     let text = refuse("\"drawn\": 20", "\"lost\": 20");
     assert_contains(&text, &["state.json", "its cursor: no drawn"]);
-    assert_contains(
-        &refuse("\"units\": 160", "\"units\": -1"),
-        &["state.json", "is damaged"],
-    );
+    assert_contains(&refuse("\"units\": 160", "\"units\": -1"), &["state.json", "is damaged"]);
 }
 
 #[test]
@@ -202,43 +158,18 @@ fn a_checkpoint_of_another_optimizer_is_refused() {
     let folder = half_a_run();
     let other = config(&["optimizer={algorithm=\"adam\", lr=0.05}"]);
     fs::write(folder.path().join("config.toml"), other.to_toml()).unwrap();
-    let text = message(
-        train_with(&other, folder.path(), true, None, Faults::default()),
-        2,
-    );
+    let text = message(train_with(&other, folder.path(), true, None, Faults::default()), 2);
     assert_contains(&text, &["optimizer.safetensors", "fadafactor", "adam"]);
 }
 
 #[test]
 fn a_parameter_cut_from_the_graph_stops_the_first_step_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let faults = Faults {
-        cut_bias: true,
-        ..Faults::default()
-    };
-    let text = message(
-        train_with(&config(&[]), folder.path(), false, None, faults),
-        1,
-    );
-    assert_contains(
-        &text,
-        &[
-            "step 1 ",
-            "no gradient",
-            "[\"bias\"]",
-            "op without backward",
-        ],
-    );
-    assert_eq!(
-        fs::read_dir(folder.path().join("checkpoints"))
-            .unwrap()
-            .count(),
-        0
-    );
-    assert_eq!(
-        json_file(&folder.path().join("summary.json"))["outcome"],
-        "failed"
-    );
+    let faults = Faults { cut_bias: true, ..Faults::default() };
+    let text = message(train_with(&config(&[]), folder.path(), false, None, faults), 1);
+    assert_contains(&text, &["step 1 ", "no gradient", "[\"bias\"]", "op without backward"]);
+    assert_eq!(fs::read_dir(folder.path().join("checkpoints")).unwrap().count(), 0);
+    assert_eq!(json_file(&folder.path().join("summary.json"))["outcome"], "failed");
 }
 
 #[test]
@@ -246,31 +177,14 @@ fn a_nan_names_parameter_step_and_last_checkpoint_which_stays_good() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, failed) = (folder.path().join("whole"), folder.path().join("failed"));
     train(&whole, false, None).unwrap();
-    let faults = Faults {
-        nan_at: Some(17),
-        ..Faults::default()
-    };
+    let faults = Faults { nan_at: Some(17), ..Faults::default() };
     let text = message(train_with(&config(&[]), &failed, false, None, faults), 1);
-    assert_contains(
-        &text,
-        &[
-            "step 17 ",
-            "step-00000015",
-            "the gradient of \"bias\"",
-            "NaN",
-        ],
-    );
+    assert_contains(&text, &["step 17 ", "step-00000015", "the gradient of \"bias\"", "NaN"]);
 
     let last = metrics(&failed).pop().unwrap();
-    assert_eq!(
-        (&last["step"], &last["loss"]),
-        (&17.into(), &serde_json::Value::Null)
-    );
+    assert_eq!((&last["step"], &last["loss"]), (&17.into(), &serde_json::Value::Null));
     let summary = json_file(&failed.join("summary.json"));
-    assert_eq!(
-        (&summary["completed"], &summary["steps"]),
-        (&false.into(), &16.into())
-    );
+    assert_eq!((&summary["completed"], &summary["steps"]), (&false.into(), &16.into()));
     assert_contains(summary["error"].as_str().unwrap(), &["not finite"]);
 
     train(&failed, true, None).unwrap();
@@ -314,18 +228,9 @@ fn a_buffer_with_the_name_of_a_parameter_is_refused() {
     let task = Clash(common::Regression::new(&config(&[]), Faults::default()));
     let out = fadam_train::RunFolder::new_run(folder.path()).unwrap();
     let options = fadam_train::RunOptions::new(out);
-    let err = fadam_train::Trainer::new(task, &config(&[]), options)
-        .err()
-        .unwrap();
-    assert_contains(
-        &describe(&err),
-        &["a buffer has the name of a parameter", "\"bias\""],
-    );
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        0,
-        "nothing was written"
-    );
+    let err = fadam_train::Trainer::new(task, &config(&[]), options).err().unwrap();
+    assert_contains(&describe(&err), &["a buffer has the name of a parameter", "\"bias\""]);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing was written");
 }
 
 #[test]
@@ -337,9 +242,7 @@ fn a_resume_without_config_takes_the_stored_one() {
         common: fadam_train::CommonArgs,
     }
     let load = |line: &[&str]| -> Result<RunConfig<common::Toy>, _> {
-        Args::parse_from([&["train-toy"], line].concat())
-            .common
-            .load_config()
+        Args::parse_from([&["train-toy"], line].concat()).common.load_config()
     };
     let folder = half_a_run();
     let out = folder.path().to_str().unwrap();
@@ -347,15 +250,9 @@ fn a_resume_without_config_takes_the_stored_one() {
     assert_eq!(config_of_run.to_toml(), config(&[]).to_toml());
     let seeded = load(&["--out", out, "--resume", "--seed", "3"]).unwrap();
     assert_eq!(seeded.train().seed, 3);
-    let err = load(&["--seed", "9999999999999999999"])
-        .err()
-        .unwrap()
-        .to_string();
+    let err = load(&["--seed", "9999999999999999999"]).err().unwrap().to_string();
     assert_contains(&err, &["--seed 9999999999999999999: "]);
-    let err = load(&["--config", "no/such.toml"])
-        .err()
-        .unwrap()
-        .to_string();
+    let err = load(&["--config", "no/such.toml"]).err().unwrap().to_string();
     assert_contains(&err, &["no/such.toml: cannot be read"]);
     assert!(Path::new(out).exists());
 }

@@ -46,18 +46,12 @@ fn an_interrupt_finishes_the_step_and_leaves_a_checkpoint_to_resume() {
     let folder = tempfile::tempdir().unwrap();
     let (whole, cut) = (folder.path().join("whole"), folder.path().join("cut"));
     train(&whole, false, None).unwrap();
-    let faults = Faults {
-        interrupt_at: Some((12, Interrupt::new())),
-        ..Faults::default()
-    };
+    let faults = Faults { interrupt_at: Some((12, Interrupt::new())), ..Faults::default() };
     let outcome = train_with(&config(&[]), &cut, false, None, faults).unwrap();
     assert_eq!(outcome, Outcome::Interrupted);
     assert!(checkpoint(&cut, 12).is_dir());
     let summary = json_file(&cut.join("summary.json"));
-    assert_eq!(
-        (&summary["outcome"], &summary["steps"]),
-        (&"interrupted".into(), &12.into())
-    );
+    assert_eq!((&summary["outcome"], &summary["steps"]), (&"interrupted".into(), &12.into()));
 
     train(&cut, true, None).unwrap();
     assert_same_run(&whole, &cut, 40);
@@ -71,16 +65,9 @@ fn stopping_early_keeps_the_schedule_and_evaluates_once_more() {
     train(&early, false, Some(18)).unwrap();
     let (whole, lines) = (metrics(&whole), metrics(&early));
     let common = lines.len() - 1;
-    assert_eq!(
-        whole[..common],
-        lines[..common],
-        "the same learning rates and losses"
-    );
+    assert_eq!(whole[..common], lines[..common], "the same learning rates and losses");
     let last = &lines[common];
-    assert_eq!(
-        (&last["step"], &last["split"]),
-        (&18.into(), &"eval".into())
-    );
+    assert_eq!((&last["step"], &last["split"]), (&18.into(), &"eval".into()));
     let summary = json_file(&early.join("summary.json"));
     assert_eq!(summary["eval_loss"], last["loss"]);
     assert_eq!(summary["completed"], false);
@@ -91,14 +78,8 @@ fn a_finished_run_has_nothing_left_to_do_and_stays_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     train(folder.path(), false, None).unwrap();
     let before = common::snapshot(folder.path());
-    assert_eq!(
-        train(folder.path(), true, None).unwrap(),
-        Outcome::Completed
-    );
-    assert_eq!(
-        train(folder.path(), true, Some(10)).unwrap(),
-        Outcome::Completed
-    );
+    assert_eq!(train(folder.path(), true, None).unwrap(), Outcome::Completed);
+    assert_eq!(train(folder.path(), true, Some(10)).unwrap(), Outcome::Completed);
     assert_eq!(common::snapshot(folder.path()), before);
 }
 
@@ -121,11 +102,7 @@ fn a_run_is_watched_otherwise_after_a_resume_and_has_the_same_weights() {
     let (whole, parts) = (folder.path().join("whole"), folder.path().join("parts"));
     train(&whole, false, None).unwrap();
     train(&parts, false, Some(15)).unwrap();
-    let config = config(&[
-        "train.eval_every=3",
-        "train.log_every=1",
-        "checkpoint.every=4",
-    ]);
+    let config = config(&["train.eval_every=3", "train.log_every=1", "checkpoint.every=4"]);
     train_with(&config, &parts, true, None, Faults::default()).unwrap();
     let model = |out| common::tensors(&checkpoint(out, 40).join("model.safetensors"));
     assert_eq!(model(&whole), model(&parts));
@@ -139,11 +116,7 @@ fn the_run_folder_holds_what_is_documented() {
     let stored = fs::read_to_string(out.join("config.toml")).unwrap();
     let stored = RunConfig::<Toy>::from_toml("config.toml", &stored).unwrap();
     assert_eq!(stored.to_toml(), config(&[]).to_toml());
-    assert!(
-        fs::read_to_string(out.join("loss.svg"))
-            .unwrap()
-            .contains("loss (nats per row)")
-    );
+    assert!(fs::read_to_string(out.join("loss.svg")).unwrap().contains("loss (nats per row)"));
 
     let summary = json_file(&out.join("summary.json"));
     for (key, value) in [
@@ -161,14 +134,7 @@ fn the_run_folder_holds_what_is_documented() {
     ] {
         assert_eq!(summary[key], value, "{key}");
     }
-    for key in [
-        "eval_loss",
-        "half_loss",
-        "best_eval_loss",
-        "rows_per_s",
-        "wall_s",
-        "train_s",
-    ] {
+    for key in ["eval_loss", "half_loss", "best_eval_loss", "rows_per_s", "wall_s", "train_s"] {
         assert!(summary[key].is_f64(), "{key}: {}", summary[key]);
     }
     assert!(summary["threads"].as_u64() > Some(0));
@@ -176,18 +142,13 @@ fn the_run_folder_holds_what_is_documented() {
     let lines = metrics(&out);
     let steps = |split: &str| -> Vec<u64> {
         let of_split = lines.iter().filter(|line| line["split"] == split);
-        of_split
-            .map(|line| line["step"].as_u64().unwrap())
-            .collect()
+        of_split.map(|line| line["step"].as_u64().unwrap()).collect()
     };
     assert_eq!(steps("train"), [7, 14, 21, 28, 35, 40]);
     assert_eq!(steps("eval"), [0, 10, 20, 30, 40]);
     let first = lines.iter().find(|line| line["split"] == "train").unwrap();
     assert_eq!(first["rows"], 56);
-    assert!(
-        lines[0]["loss"].as_f64() > lines.last().unwrap()["loss"].as_f64(),
-        "it learns"
-    );
+    assert!(lines[0]["loss"].as_f64() > lines.last().unwrap()["loss"].as_f64(), "it learns");
 }
 
 #[test]

@@ -4,11 +4,7 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 
 /// How this program was built, as a row calls it. Optimisation itself cannot be asked for; in this
 /// workspace debug assertions are what tells the `dev` profile from `release`.
-pub(crate) const PROFILE: &str = if cfg!(debug_assertions) {
-    "dev"
-} else {
-    "release"
-};
+pub(crate) const PROFILE: &str = if cfg!(debug_assertions) { "dev" } else { "release" };
 
 /// Says loudly, on standard error, that this is no build to measure with, if it is none.
 pub(crate) fn warn_of_slow_build() {
@@ -33,8 +29,7 @@ pub(crate) fn print_line(line: &str) -> io::Result<()> {
 
 /// Whether `err` is [`print_line`] telling that the reader has gone.
 pub(crate) fn is_closed_pipe(err: &anyhow::Error) -> bool {
-    err.downcast_ref::<io::Error>()
-        .is_some_and(|err| err.kind() == ErrorKind::BrokenPipe)
+    err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == ErrorKind::BrokenPipe)
 }
 
 /// What is going on, on one line of standard error that is overwritten; nothing if that is no terminal.
@@ -44,9 +39,7 @@ pub(crate) struct Progress {
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self {
-            at_terminal: io::stderr().is_terminal(),
-        }
+        Self { at_terminal: io::stderr().is_terminal() }
     }
 
     /// Shows `text` in place of what was shown before; the empty text clears the line.

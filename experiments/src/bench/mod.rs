@@ -14,7 +14,7 @@ use fadam_train::Outcome;
 /// Times the parts of this project on this machine; what it times, it checks first.
 #[derive(Debug, Parser)]
 #[command(name = "bench", version)]
-pub(crate) struct Args {
+pub struct Args {
     #[command(subcommand)]
     benchmark: Benchmark,
 }
@@ -27,7 +27,7 @@ enum Benchmark {
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
 /// it; that is no failure.
-pub(crate) fn run(args: &Args) -> anyhow::Result<Outcome> {
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let done = match &args.benchmark {
         Benchmark::Optimizer(args) => optimizer::run(args),
     };

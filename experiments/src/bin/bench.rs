@@ -3,11 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use experiments::bench;
 use fadam_train::run_main;
-
-// Only this program uses the module, so it is not part of the library.
-#[path = "../bench/mod.rs"]
-mod bench;
 
 /// The allocator of the training programs, so that a step is timed as a user meets it.
 #[global_allocator]

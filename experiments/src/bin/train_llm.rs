@@ -39,16 +39,10 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(folder) = &args.export_tokens {
         return export(&Text::read(config.data(), None)?, folder);
     }
-    let options = args
-        .common
-        .run_options::<TrainLlm>()?
-        .commit(experiments::COMMIT);
+    let options = args.common.run_options::<TrainLlm>()?.commit(experiments::COMMIT);
     let device = args.common.device.open()?;
     let tokenizer_file = options.folder.path().join("tokenizer.json");
-    let stored = options
-        .folder
-        .is_resumed()
-        .then_some(tokenizer_file.as_path());
+    let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
     let text = Text::read(config.data(), stored)?;
     if !args.common.quiet {
         println!("{}", describe(&text));

@@ -77,22 +77,6 @@ impl LlmData {
     }
 }
 
-const fn key(
-    key: &'static str,
-    kind: &'static str,
-    default: &'static str,
-    range: &'static str,
-    meaning: &'static str,
-) -> KeyDoc {
-    KeyDoc {
-        key,
-        kind,
-        default,
-        meaning,
-        range,
-    }
-}
-
 impl Experiment for TrainLlm {
     const NAME: &'static str = "train-llm";
     type Model = PalmConfig;
@@ -100,28 +84,28 @@ impl Experiment for TrainLlm {
 
     #[rustfmt::skip]
     const KEYS: &'static [KeyDoc] = &[
-        key("model.layers", "integer", "2", "≥ 1", "L, the number of blocks."),
-        key("model.d_model", "integer", "128", "a multiple of 2 · heads", "d, the width of the residual stream."),
-        key("model.heads", "integer", "2", "≥ 1", "h, the number of query heads; keys and values have one head."),
-        key("model.d_ff", "integer", "512", "≥ 1", "The inner width of the feed-forward."),
-        key("model.seq_len", "integer", "128", "≥ 1", "T, the tokens of a training sequence and the longest context."),
-        key("model.norm_eps", "number", "1e-6", "> 0", "ε of the RMS norms."),
-        key("model.rope_base", "number", "10000.0", "> 0", "The base of the rotary embedding's wavelengths."),
-        key("model.init", "string", "\"fan-in\"", "fan-in, normal002", "Initial weights: matrices N(0, 1/√fan in) and embedding N(0, 1); or all N(0, 0.02)."),
-        key("model.logit_scale", "boolean", "true", "true, false", "Whether logits are multiplied by 1/√d, as unit-variance embeddings need."),
-        key("model.z_loss", "number", "1e-4", "≥ 0", "Weight of mean log² Z in the training loss; evaluation is without it."),
-        key("data.paths", "list of strings", "[]", "files, folders", "Training text: .txt, .jsonl, .jsonl.gz, .json.gz or folders of them; none: the embedded State of the Union 1961-2021."),
-        key("data.eval_paths", "list of strings", "[]", "files, folders", "Held-out text; none: a share of the training text."),
-        key("data.eval_fraction", "number", "0.05", "0 to 1, both excluded", "The share of the bytes held out when there are no eval_paths."),
-        key("data.eval_windows", "integer", "0", "≥ 0", "Windows that an evaluation looks at, from the start of the held-out text; 0: all."),
-        key("data.tokenizer", "string", "\"\"", "a tokenizer.json", "Tokenizer to use; empty: a byte-level BPE is trained on the training text."),
-        key("data.eos", "string", "\"\"", "a token", "End-of-text token of data.tokenizer; empty: the usual ones are looked for."),
-        key("data.vocab_size", "integer", "2048", "≥ 257", "Size of the BPE vocabulary to train."),
-        key("data.sampling", "string", "\"packed\"", "packed, windows", "Training sequences: all blocks of an epoch in shuffled order, or windows at random places."),
-        key("data.sample_prompt", "string", "\"\"", "text", "What the sampled text continues; empty: the start of the held-out text."),
-        key("data.sample_tokens", "integer", "64", "≥ 0", "Tokens of text sampled at an evaluation; 0: none."),
-        key("data.sample_temperature", "number", "0.8", "≥ 0", "Softmax temperature of the sample; 0: the likeliest token."),
-        key("data.sample_top_p", "number", "0.95", "0 < p ≤ 1", "The sample draws from the likeliest tokens that hold this probability."),
+        KeyDoc::new("model.layers", "integer", "2", "≥ 1", "L, the number of blocks."),
+        KeyDoc::new("model.d_model", "integer", "128", "a multiple of 2 · heads", "d, the width of the residual stream."),
+        KeyDoc::new("model.heads", "integer", "2", "≥ 1", "h, the number of query heads; keys and values have one head."),
+        KeyDoc::new("model.d_ff", "integer", "512", "≥ 1", "The inner width of the feed-forward."),
+        KeyDoc::new("model.seq_len", "integer", "128", "≥ 1", "T, the tokens of a training sequence and the longest context."),
+        KeyDoc::new("model.norm_eps", "number", "1e-6", "> 0", "ε of the RMS norms."),
+        KeyDoc::new("model.rope_base", "number", "10000.0", "> 0", "The base of the rotary embedding's wavelengths."),
+        KeyDoc::new("model.init", "string", "\"fan-in\"", "fan-in, normal002", "Initial weights: matrices N(0, 1/√fan in) and embedding N(0, 1); or all N(0, 0.02)."),
+        KeyDoc::new("model.logit_scale", "boolean", "true", "true, false", "Whether logits are multiplied by 1/√d, as unit-variance embeddings need."),
+        KeyDoc::new("model.z_loss", "number", "1e-4", "≥ 0", "Weight of mean log² Z in the training loss; evaluation is without it."),
+        KeyDoc::new("data.paths", "list of strings", "[]", "files, folders", "Training text: .txt, .jsonl, .jsonl.gz, .json.gz or folders of them; none: the embedded State of the Union 1961-2021."),
+        KeyDoc::new("data.eval_paths", "list of strings", "[]", "files, folders", "Held-out text; none: a share of the training text."),
+        KeyDoc::new("data.eval_fraction", "number", "0.05", "0 to 1, both excluded", "The share of the bytes held out when there are no eval_paths."),
+        KeyDoc::new("data.eval_windows", "integer", "0", "≥ 0", "Windows that an evaluation looks at, from the start of the held-out text; 0: all."),
+        KeyDoc::new("data.tokenizer", "string", "\"\"", "a tokenizer.json", "Tokenizer to use; empty: a byte-level BPE is trained on the training text."),
+        KeyDoc::new("data.eos", "string", "\"\"", "a token", "End-of-text token of data.tokenizer; empty: the usual ones are looked for."),
+        KeyDoc::new("data.vocab_size", "integer", "2048", "≥ 257", "Size of the BPE vocabulary to train."),
+        KeyDoc::new("data.sampling", "string", "\"packed\"", "packed, windows", "Training sequences: all blocks of an epoch in shuffled order, or windows at random places."),
+        KeyDoc::new("data.sample_prompt", "string", "\"\"", "text", "What the sampled text continues; empty: the start of the held-out text."),
+        KeyDoc::new("data.sample_tokens", "integer", "64", "≥ 0", "Tokens of text sampled at an evaluation; 0: none."),
+        KeyDoc::new("data.sample_temperature", "number", "0.8", "≥ 0", "Softmax temperature of the sample; 0: the likeliest token."),
+        KeyDoc::new("data.sample_top_p", "number", "0.95", "0 < p ≤ 1", "The sample draws from the likeliest tokens that hold this probability."),
     ];
 
     fn check(config: &RunConfig<Self>) -> Result<(), FieldError> {
@@ -139,10 +123,7 @@ impl Experiment for TrainLlm {
         require(
             "data.sample_temperature",
             data.sample_temperature.is_finite() && data.sample_temperature >= 0.0,
-            format!(
-                "must be a finite number, 0 or more, {}",
-                got(data.sample_temperature)
-            ),
+            format!("must be a finite number, 0 or more, {}", got(data.sample_temperature)),
         )?;
         require(
             "data.sample_top_p",
@@ -152,10 +133,7 @@ impl Experiment for TrainLlm {
         require(
             "data.vocab_size",
             data.vocab_size > 256,
-            format!(
-                "must be at least 257 (256 bytes and end of text), got {}",
-                data.vocab_size
-            ),
+            format!("must be at least 257 (256 bytes and end of text), got {}", data.vocab_size),
         )?;
         require(
             "data.eos",

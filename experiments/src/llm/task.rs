@@ -52,11 +52,7 @@ impl Text {
         }
         .map_err(bad_input)?;
         let corpus = Corpus::build(&split, &tokenizer).map_err(bad_input)?;
-        Ok(Self {
-            tokenizer,
-            corpus,
-            report,
-        })
+        Ok(Self { tokenizer, corpus, report })
     }
 }
 
@@ -85,12 +81,8 @@ impl LlmTask {
     pub fn new(config: &RunConfig<TrainLlm>, text: &Text, device: &Device) -> anyhow::Result<Self> {
         let (data, train) = (config.data(), config.train());
         let PalmConfig { seq_len, .. } = *config.model();
-        let spec = BatchSpec {
-            sampling: data.sampling,
-            batch: train.batch,
-            seq_len,
-            seed: train.seed,
-        };
+        let spec =
+            BatchSpec { sampling: data.sampling, batch: train.batch, seq_len, seed: train.seed };
         let batches = TrainBatches::new(text.corpus.train(), spec).map_err(bad_input)?;
         let mut eval = text.corpus.eval_windows(seq_len).map_err(bad_input)?;
         if data.eval_windows > 0 {
@@ -132,28 +124,16 @@ impl LlmTask {
 
     /// Prompt and continuation, from a generator seeded by run and step.
     fn sample(&self, step: u64) -> anyhow::Result<Option<String>> {
-        let LlmData {
-            sample_tokens,
-            sample_temperature,
-            sample_top_p,
-            ..
-        } = self.data;
+        let LlmData { sample_tokens, sample_temperature, sample_top_p, .. } = self.data;
         if sample_tokens == 0 {
             return Ok(None);
         }
-        let seed = self
-            .seed
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            .wrapping_add(step);
+        let seed = self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(step);
         let mut sampler = LogitsProcessor::new(seed, Some(sample_temperature), Some(sample_top_p));
         let eos = self.tokenizer.eos_id();
         let new = generate(&self.model, &self.prompt, sample_tokens, eos, &mut sampler)?;
         let decode = |tokens: &[u32]| self.tokenizer.decode(tokens).map_err(bad_input);
-        Ok(Some(format!(
-            "{} ▸{}",
-            decode(&self.prompt)?,
-            decode(&new)?
-        )))
+        Ok(Some(format!("{} ▸{}", decode(&self.prompt)?, decode(&new)?)))
     }
 }
 
@@ -161,16 +141,9 @@ impl LlmTask {
 fn prompt(data: &LlmData, text: &Text) -> anyhow::Result<Vec<u32>> {
     const FROM_HELD_OUT: usize = 12;
     let tokens = if data.sample_prompt.is_empty() {
-        text.corpus
-            .eval()
-            .iter()
-            .copied()
-            .take(FROM_HELD_OUT)
-            .collect()
+        text.corpus.eval().iter().copied().take(FROM_HELD_OUT).collect()
     } else {
-        text.tokenizer
-            .encode(&data.sample_prompt)
-            .map_err(bad_input)?
+        text.tokenizer.encode(&data.sample_prompt).map_err(bad_input)?
     };
     if tokens.is_empty() {
         let message = anyhow::anyhow!("data.sample_prompt holds no token of this tokenizer");

@@ -7,7 +7,8 @@ use std::ops::{Deref, Range};
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor};
 use rayon::prelude::*;
 
-use super::lanes::{BLOCK, Element};
+use super::lanes::BLOCK;
+use super::number::Element;
 use crate::{Error, Result};
 
 /// Elements of a task: small enough to balance, large enough to be worth one.
@@ -23,22 +24,15 @@ pub(super) struct Read<G> {
 pub(super) fn read(tensor: &Tensor) -> Result<Read<impl Deref<Target = Storage>>> {
     let (storage, layout) = tensor.storage_and_layout();
     let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(Error::Candle(candle_core::Error::RequiresContiguous {
-            op: "fadam-step",
-        }));
+        return Err(Error::Candle(candle_core::Error::RequiresContiguous { op: "fadam-step" }));
     };
-    Ok(Read {
-        storage,
-        range: start..end,
-    })
+    Ok(Read { storage, range: start..end })
 }
 
 impl<G: Deref<Target = Storage>> Read<G> {
     pub(super) fn slice<T: Element>(&self) -> Result<&[T]> {
         let Storage::Cpu(storage) = &*self.storage else {
-            return Err(Error::Candle(candle_core::Error::msg(
-                "fadam-step: not a CPU tensor",
-            )));
+            return Err(Error::Candle(candle_core::Error::msg("fadam-step: not a CPU tensor")));
         };
         Ok(&storage.as_slice::<T>()?[self.range.clone()])
     }
@@ -49,15 +43,9 @@ pub(super) fn write<T: Element, R>(
     tensor: &Tensor,
     f: impl FnOnce(&mut [T]) -> Result<R>,
 ) -> Result<R> {
-    let op = InPlace {
-        f: Cell::new(Some(f)),
-        result: Cell::new(None),
-        of: PhantomData,
-    };
+    let op = InPlace { f: Cell::new(Some(f)), result: Cell::new(None), of: PhantomData };
     tensor.inplace_op1(&op)?;
-    op.result
-        .take()
-        .expect("candle ran the op, or returned an error")
+    op.result.take().expect("candle ran the op, or returned an error")
 }
 
 /// Runs a closure on the elements as a candle op; candle locks the storage meanwhile.

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::elementwise::{Elementwise, sums};
-use super::lanes::{Element, Real, inverse};
+use super::number::{Element, Real, inverse};
 use super::{Adam, CAREFUL_BELOW, Measured, Tensors, clip_factor};
 use crate::Result;
 

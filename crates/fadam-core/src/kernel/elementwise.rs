@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::Tensors;
 use super::access::{TASK, read, sum_tasks, task, write};
-use super::lanes::{BLOCK, Element, Real, STRIP, Sum, Vectorised, vectorise};
+use super::lanes::{BLOCK, STRIP, Sum, Vectorised, vectorise};
+use super::number::{Element, Real};
 use crate::Result;
 
 /// What an algorithm does to one element.
@@ -28,13 +29,7 @@ pub(super) fn sums<C: Real, P: Element, S: Element, X: Element>(
     let (g, f, third) = (g.slice::<P>()?, f.slice::<S>()?, third.slice::<X>()?);
     Ok(sum_tasks(g.len().div_ceil(TASK), |k| {
         let (g, f, third) = (task(g, k), task(f, k), task(third, k));
-        vectorise(SumTask {
-            g,
-            f,
-            third,
-            algorithm,
-            computed: PhantomData,
-        })
+        vectorise(SumTask { g, f, third, algorithm, computed: PhantomData })
     }))
 }
 
@@ -58,24 +53,10 @@ where
 
     #[inline(always)]
     fn run(self) -> [f64; 3] {
-        let Self {
-            g,
-            f,
-            third,
-            algorithm,
-            ..
-        } = self;
+        let Self { g, f, third, algorithm, .. } = self;
         let [mut first, mut second, mut last] = [Sum::new(), Sum::new(), Sum::new()];
-        for ((g, f), third) in g
-            .chunks(BLOCK)
-            .zip(f.chunks(BLOCK))
-            .zip(third.chunks(BLOCK))
-        {
-            for ((g, f), third) in g
-                .chunks(STRIP)
-                .zip(f.chunks(STRIP))
-                .zip(third.chunks(STRIP))
-            {
+        for ((g, f), third) in g.chunks(BLOCK).zip(f.chunks(BLOCK)).zip(third.chunks(BLOCK)) {
+            for ((g, f), third) in g.chunks(STRIP).zip(f.chunks(STRIP)).zip(third.chunks(STRIP)) {
                 let n = g.len();
                 let (f, third) = (&f[..n], &third[..n]);
                 let (a, b, c) = (first.strip(n), second.strip(n), last.strip(n));
@@ -111,14 +92,7 @@ pub(super) fn apply<C: Real, P: Element, S: Element>(
                 let tasks = theta.par_chunks_mut(TASK).zip(m.par_chunks_mut(TASK));
                 let tasks = tasks.zip(f.par_chunks_mut(TASK)).zip(g.par_chunks(TASK));
                 tasks.for_each(|(((theta, m), f), g)| {
-                    vectorise(StepTask {
-                        g,
-                        theta,
-                        m,
-                        f,
-                        algorithm,
-                        computed: PhantomData,
-                    });
+                    vectorise(StepTask { g, theta, m, f, algorithm, computed: PhantomData });
                 });
                 Ok(())
             })

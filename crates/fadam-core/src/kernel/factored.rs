@@ -6,9 +6,9 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::access::{read, write};
-use super::lanes::{
-    BLOCK, Element, Exponent, Real, STRIP, Sum, Vectorised, all_finite, inverse, vectorise,
-};
+use super::lanes::{BLOCK, STRIP, Sum, Vectorised, vectorise};
+use super::number::{Element, Real, all_finite, inverse};
+use super::power::Exponent;
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
 
@@ -44,14 +44,8 @@ struct Shape {
 impl Shape {
     fn of(theta: &Tensor) -> Self {
         let dims = theta.dims();
-        let (leading, [n, m]) = dims
-            .split_last_chunk()
-            .expect("a factored tensor is a matrix");
-        Self {
-            outer: leading.iter().product(),
-            n: *n,
-            m: *m,
-        }
+        let (leading, [n, m]) = dims.split_last_chunk().expect("a factored tensor is a matrix");
+        Self { outer: leading.iter().product(), n: *n, m: *m }
     }
 
     fn elements(self) -> usize {
@@ -60,13 +54,11 @@ impl Shape {
 
     /// A slice of all elements, cut into tasks: [`ROWS`] rows of one matrix, or what is left of it.
     fn tasks<T>(self, of: &[T]) -> impl Iterator<Item = &[T]> {
-        of.chunks(self.n * self.m)
-            .flat_map(move |matrix| matrix.chunks(ROWS * self.m))
+        of.chunks(self.n * self.m).flat_map(move |matrix| matrix.chunks(ROWS * self.m))
     }
 
     fn tasks_mut<T>(self, of: &mut [T]) -> impl Iterator<Item = &mut [T]> {
-        of.chunks_mut(self.n * self.m)
-            .flat_map(move |matrix| matrix.chunks_mut(ROWS * self.m))
+        of.chunks_mut(self.n * self.m).flat_map(move |matrix| matrix.chunks_mut(ROWS * self.m))
     }
 
     /// Tasks that a thread should take at once: matrices can be as small as 3 × 3.
@@ -124,25 +116,13 @@ fn row_and_column_sums<C: Real, P: Element>(
     partial.clear();
     partial.resize(outer * shape.tasks_of_a_matrix() * m, C::zero());
     let g = read(t.g)?;
-    let rows = scratch
-        .rows
-        .chunks_mut(n)
-        .flat_map(|rows| rows.chunks_mut(ROWS));
-    let tasks = shape
-        .tasks(g.slice::<P>()?)
-        .zip(rows)
-        .zip(partial.chunks_mut(m));
+    let rows = scratch.rows.chunks_mut(n).flat_map(|rows| rows.chunks_mut(ROWS));
+    let tasks = shape.tasks(g.slice::<P>()?).zip(rows).zip(partial.chunks_mut(m));
     let tasks: Vec<_> = tasks.collect();
-    tasks
-        .into_par_iter()
-        .with_min_len(shape.at_once())
-        .for_each(|((g, rows), columns)| {
-            vectorise(RowsAndColumns { g, rows, columns });
-        });
-    let matrices = scratch
-        .columns
-        .chunks_mut(m)
-        .zip(partial.chunks(shape.tasks_of_a_matrix() * m));
+    tasks.into_par_iter().with_min_len(shape.at_once()).for_each(|((g, rows), columns)| {
+        vectorise(RowsAndColumns { g, rows, columns });
+    });
+    let matrices = scratch.columns.chunks_mut(m).zip(partial.chunks(shape.tasks_of_a_matrix() * m));
     for (columns, partial) in matrices {
         columns.fill(0.0);
         for partial in partial.chunks(m) {
@@ -195,12 +175,7 @@ fn average<C: Real, S: Element>(
     rule: &Preconditioned,
     scratch: &mut Scratch,
 ) -> Result<()> {
-    let Scratch {
-        rows,
-        columns,
-        row_factors,
-        work,
-    } = scratch;
+    let Scratch { rows, columns, row_factors, work } = scratch;
     for (sums, old, count) in [(&mut *rows, r, m), (&mut *columns, c, n)] {
         for (sum, old) in sums.iter_mut().zip(read(old)?.slice::<S>()?) {
             let new = *sum + count as f64 * rule.offset;
@@ -252,14 +227,7 @@ impl<C: Real> Factored<C> {
     #[inline(always)]
     fn measured(&self, row: C, column: C, g: C, theta: C) -> [C; 2] {
         let inverse = self.inverse(row, column);
-        [
-            g * inverse,
-            if self.on_manifold {
-                theta * inverse
-            } else {
-                C::zero()
-            },
-        ]
+        [g * inverse, if self.on_manifold { theta * inverse } else { C::zero() }]
     }
 
     /// m and θ after the step.
@@ -267,11 +235,7 @@ impl<C: Real> Factored<C> {
     fn step(&self, row: C, column: C, g: C, m: C, theta: C) -> [C; 2] {
         let inverse = self.inverse(row, column);
         let m = self.beta1 * m + self.share * (g * inverse);
-        let w = if self.on_manifold {
-            theta * inverse
-        } else {
-            theta
-        };
+        let w = if self.on_manifold { theta * inverse } else { theta };
         [m, theta - (self.step * m + self.decay * w)]
     }
 }
@@ -281,8 +245,7 @@ fn factors<C: Real>(shape: Shape, scratch: &Scratch) -> impl Iterator<Item = (&[
     let Shape { outer, n, m } = shape;
     let columns = C::done(&scratch.work)[..outer * m].chunks(m);
     let rows = scratch.row_factors.chunks(n);
-    rows.zip(columns)
-        .flat_map(|(rows, columns)| rows.chunks(ROWS).map(move |rows| (rows, columns)))
+    rows.zip(columns).flat_map(|(rows, columns)| rows.chunks(ROWS).map(move |rows| (rows, columns)))
 }
 
 /// Σ (g/d)² and Σ (θ/d)² (0 where the decay is not on the manifold).
@@ -293,25 +256,14 @@ fn squares<C: Real, P: Element>(
     scratch: &Scratch,
 ) -> Result<[f64; 2]> {
     let (g, theta) = (read(t.g)?, read(t.theta)?);
-    let tasks = shape
-        .tasks(g.slice::<P>()?)
-        .zip(shape.tasks(theta.slice::<P>()?));
+    let tasks = shape.tasks(g.slice::<P>()?).zip(shape.tasks(theta.slice::<P>()?));
     let tasks: Vec<_> = tasks.zip(factors::<C>(shape, scratch)).collect();
     let sums: Vec<[f64; 2]> = tasks
         .into_par_iter()
         .with_min_len(shape.at_once())
-        .map(|((g, theta), factors)| {
-            vectorise(Squares {
-                g,
-                theta,
-                factors,
-                numbers,
-            })
-        })
+        .map(|((g, theta), factors)| vectorise(Squares { g, theta, factors, numbers }))
         .collect();
-    Ok(sums
-        .into_iter()
-        .fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]))
+    Ok(sums.into_iter().fold([0.0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]))
 }
 
 struct Squares<'a, C, P> {
@@ -327,20 +279,12 @@ impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
 
     #[inline(always)]
     fn run(self) -> [f64; 2] {
-        let Self {
-            g,
-            theta,
-            factors: (rows, columns),
-            numbers,
-        } = self;
+        let Self { g, theta, factors: (rows, columns), numbers } = self;
         let m = columns.len();
         let (mut x2, mut w2) = (Sum::new(), Sum::new());
         for ((g, theta), row) in g.chunks_exact(m).zip(theta.chunks_exact(m)).zip(rows) {
             let row = C::of(*row);
-            let strips = g
-                .chunks(STRIP)
-                .zip(theta.chunks(STRIP))
-                .zip(columns.chunks(STRIP));
+            let strips = g.chunks(STRIP).zip(theta.chunks(STRIP)).zip(columns.chunks(STRIP));
             for ((g, theta), columns) in strips {
                 let n = g.len();
                 let (theta, columns) = (&theta[..n], &columns[..n]);
@@ -385,20 +329,11 @@ pub(super) fn apply<C: Real, P: Element, S: Element>(
     let g = g.slice::<P>()?;
     write::<P, _>(t.theta, |theta| {
         write::<S, _>(&t.state.m, |m| {
-            let tasks = shape
-                .tasks_mut(theta)
-                .zip(shape.tasks_mut(m))
-                .zip(shape.tasks(g));
+            let tasks = shape.tasks_mut(theta).zip(shape.tasks_mut(m)).zip(shape.tasks(g));
             let tasks: Vec<_> = tasks.zip(factors::<C>(shape, scratch)).collect();
             let tasks = tasks.into_par_iter().with_min_len(shape.at_once());
             tasks.for_each(|(((theta, m), g), factors)| {
-                vectorise(Step {
-                    g,
-                    theta,
-                    m,
-                    factors,
-                    numbers,
-                });
+                vectorise(Step { g, theta, m, factors, numbers });
             });
             Ok(())
         })
@@ -419,13 +354,7 @@ impl<C: Real, P: Element, S: Element> Vectorised for Step<'_, C, P, S> {
 
     #[inline(always)]
     fn run(self) {
-        let Self {
-            g,
-            theta,
-            m,
-            factors: (rows, columns),
-            numbers,
-        } = self;
+        let Self { g, theta, m, factors: (rows, columns), numbers } = self;
         let width = columns.len();
         let all = theta.chunks_exact_mut(width).zip(m.chunks_exact_mut(width));
         for (((theta, m), g), row) in all.zip(g.chunks_exact(width)).zip(rows) {
@@ -454,22 +383,12 @@ pub(super) fn verify<C: Real, P: Element, S: Element>(
     }
     let numbers = Factored::<C>::new(rule, measured);
     let (g, theta, m) = (read(t.g)?, read(t.theta)?, read(&t.state.m)?);
-    let tasks = shape
-        .tasks(g.slice::<P>()?)
-        .zip(shape.tasks(theta.slice::<P>()?));
-    let mut tasks = tasks
-        .zip(shape.tasks(m.slice::<S>()?))
-        .zip(factors::<C>(shape, scratch));
+    let tasks = shape.tasks(g.slice::<P>()?).zip(shape.tasks(theta.slice::<P>()?));
+    let mut tasks = tasks.zip(shape.tasks(m.slice::<S>()?)).zip(factors::<C>(shape, scratch));
     Ok(tasks.find_map(|(((g, theta), m), factors)| {
         // The step of a copy of the task.
         let (mut theta, mut m) = (theta.to_vec(), m.to_vec());
-        vectorise(Step {
-            g,
-            theta: &mut theta,
-            m: &mut m,
-            factors,
-            numbers,
-        });
+        vectorise(Step { g, theta: &mut theta, m: &mut m, factors, numbers });
         let finite = |what, finite: bool| (!finite).then_some(what);
         finite("m", m.iter().all(|x| x.finite()))
             .or_else(|| finite("theta", theta.iter().all(|x| x.finite())))

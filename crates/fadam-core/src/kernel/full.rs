@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use super::elementwise::{self, Elementwise};
-use super::lanes::{Element, Exponent, General, Identity, Power, Real, SquareRoot, inverse};
+use super::number::{Element, Real, inverse};
+use super::power::{Exponent, General, Identity, Power, SquareRoot};
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
 
@@ -54,11 +55,7 @@ impl<C: Real, W: Power<C>> Elementwise<C> for Full<C, W> {
     #[inline(always)]
     fn measured(&self, g: C, f: C, theta: C) -> [C; 3] {
         let (_, inverse) = self.precondition(g, f);
-        let w = if self.on_manifold {
-            theta * inverse
-        } else {
-            C::zero()
-        };
+        let w = if self.on_manifold { theta * inverse } else { C::zero() };
         [g, g * inverse, w]
     }
 
@@ -66,11 +63,7 @@ impl<C: Real, W: Power<C>> Elementwise<C> for Full<C, W> {
     fn step(&self, g: C, f: C, m: C, theta: C) -> [C; 3] {
         let (f, inverse) = self.precondition(g, f);
         let m = self.beta1 * m + self.share * (g * inverse);
-        let w = if self.on_manifold {
-            theta * inverse
-        } else {
-            theta
-        };
+        let w = if self.on_manifold { theta * inverse } else { theta };
         [f, m, theta - (self.step * m + self.decay * w)]
     }
 }

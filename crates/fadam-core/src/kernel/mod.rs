@@ -16,6 +16,8 @@ mod elementwise;
 mod factored;
 mod full;
 mod lanes;
+mod number;
+mod power;
 
 use candle_core::{DType, Tensor, Var};
 use half::{bf16, f16};
@@ -24,7 +26,7 @@ use crate::algorithm::{Fim, State};
 use crate::params::storage_address;
 use crate::{Error, Result};
 pub(crate) use factored::Scratch;
-use lanes::{Element, Real};
+use number::{Element, Real};
 
 /// One step of one algorithm in numbers, the same for all tensors.
 #[derive(Debug, Clone, Copy)]
@@ -104,12 +106,7 @@ pub(crate) struct Measured {
 impl Measured {
     /// Before anything was measured.
     fn start<C: Real>(eps_hat: f64) -> Self {
-        Self {
-            eps_hat,
-            gradient_factor: 1.0,
-            decay_factor: 1.0,
-            careful: C::CAREFUL,
-        }
+        Self { eps_hat, gradient_factor: 1.0, decay_factor: 1.0, careful: C::CAREFUL }
     }
 }
 
@@ -254,25 +251,15 @@ fn pass_b<C: Real, P: Element, S: Element>(
 
 impl Tensors<'_> {
     fn not_finite(&self, tensor: &'static str) -> Error {
-        Error::NonFiniteUpdate {
-            name: self.name.to_owned(),
-            tensor,
-        }
+        Error::NonFiniteUpdate { name: self.name.to_owned(), tensor }
     }
 
     /// A gradient that is not finite makes Σ g² so; `sum` may also have overflowed.
     fn check_gradient<P: Element>(&self, sum: f64) -> Result<()> {
-        if sum.is_finite()
-            || access::read(self.g)?
-                .slice::<P>()?
-                .iter()
-                .all(|g| g.finite())
-        {
+        if sum.is_finite() || access::read(self.g)?.slice::<P>()?.iter().all(|g| g.finite()) {
             return Ok(());
         }
-        Err(Error::NonFiniteGradient {
-            name: self.name.to_owned(),
-        })
+        Err(Error::NonFiniteGradient { name: self.name.to_owned() })
     }
 }
 
@@ -291,16 +278,7 @@ impl Preconditioned {
 
     /// Whether f32 cannot be trusted with this ε̂ (or, for Adafactor, with this o).
     fn needs_care(&self, eps_hat: f64) -> bool {
-        let floor = if self.offset > 0.0 {
-            self.offset.sqrt()
-        } else {
-            eps_hat
-        };
-        floor
-            < if self.offset > 0.0 {
-                1e-16
-            } else {
-                CAREFUL_BELOW
-            }
+        let floor = if self.offset > 0.0 { self.offset.sqrt() } else { eps_hat };
+        floor < if self.offset > 0.0 { 1e-16 } else { CAREFUL_BELOW }
     }
 }

@@ -65,14 +65,8 @@ pub struct TokenBatch {
 impl TokenBatch {
     /// The windows of T + 1 tokens that begin at `starts`; each must lie within `tokens`.
     pub(super) fn gather(tokens: &[u32], starts: &[usize], seq_len: usize) -> Self {
-        let windows = starts
-            .iter()
-            .flat_map(|&start| &tokens[start..=start + seq_len]);
-        Self {
-            tokens: windows.copied().collect(),
-            batch: starts.len(),
-            seq_len,
-        }
+        let windows = starts.iter().flat_map(|&start| &tokens[start..=start + seq_len]);
+        Self { tokens: windows.copied().collect(), batch: starts.len(), seq_len }
     }
 
     /// All tokens, [B, T + 1] row by row.
@@ -97,15 +91,9 @@ impl TokenBatch {
     pub fn tensors(&self, device: &Device) -> candle_core::Result<(Tensor, Tensor)> {
         let shape = (self.batch, self.seq_len);
         let rows = || self.tokens.chunks_exact(self.seq_len + 1);
-        let inputs: Vec<u32> = rows()
-            .flat_map(|row| &row[..self.seq_len])
-            .copied()
-            .collect();
+        let inputs: Vec<u32> = rows().flat_map(|row| &row[..self.seq_len]).copied().collect();
         let targets: Vec<u32> = rows().flat_map(|row| &row[1..]).copied().collect();
-        Ok((
-            Tensor::from_vec(inputs, shape, device)?,
-            Tensor::from_vec(targets, shape, device)?,
-        ))
+        Ok((Tensor::from_vec(inputs, shape, device)?, Tensor::from_vec(targets, shape, device)?))
     }
 }
 
@@ -129,17 +117,10 @@ impl TrainBatches {
     /// `batch` or `seq_len` of 0; fewer than T + 1 tokens.
     pub fn new(tokens: Arc<[u32]>, spec: BatchSpec) -> Result<Self> {
         if spec.batch == 0 {
-            return Err(Error::Zero {
-                field: "train.batch",
-            });
+            return Err(Error::Zero { field: "train.batch" });
         }
         check_length("training", tokens.len(), spec.seq_len)?;
-        Ok(Self {
-            tokens,
-            spec,
-            next: 0,
-            order: None,
-        })
+        Ok(Self { tokens, spec, next: 0, order: None })
     }
 
     /// The next batch, of the full size.
@@ -155,11 +136,7 @@ impl TrainBatches {
 
     /// Where the next batch is.
     pub fn cursor(&self) -> Cursor {
-        Cursor {
-            batch_index: self.next,
-            spec: self.spec,
-            tokens: self.tokens.len() as u64,
-        }
+        Cursor { batch_index: self.next, spec: self.spec, tokens: self.tokens.len() as u64 }
     }
 
     /// Goes on from a position that [`TrainBatches::cursor`] gave, with the very batches that would
@@ -171,19 +148,11 @@ impl TrainBatches {
     pub fn restore(&mut self, cursor: Cursor) -> Result<()> {
         let here = self.cursor();
         let (saved, spec) = (cursor.spec, self.spec);
-        same(
-            "the sampling",
-            &format!("{:?}", saved.sampling),
-            &format!("{:?}", spec.sampling),
-        )?;
+        same("the sampling", &format!("{:?}", saved.sampling), &format!("{:?}", spec.sampling))?;
         same("train.batch", &saved.batch, &spec.batch)?;
         same("model.seq_len", &saved.seq_len, &spec.seq_len)?;
         same("train.seed", &saved.seed, &spec.seed)?;
-        same(
-            "the number of training tokens",
-            &cursor.tokens,
-            &here.tokens,
-        )?;
+        same("the number of training tokens", &cursor.tokens, &here.tokens)?;
         // The number of sequences so far must be a number.
         if cursor
             .batch_index
@@ -191,9 +160,7 @@ impl TrainBatches {
             .and_then(|n| n.checked_mul(spec.batch as u64))
             .is_none()
         {
-            return Err(Error::CursorOutOfRange {
-                batch_index: cursor.batch_index,
-            });
+            return Err(Error::CursorOutOfRange { batch_index: cursor.batch_index });
         }
         self.next = cursor.batch_index;
         Ok(())
@@ -211,9 +178,7 @@ impl TrainBatches {
     fn window_starts(&self, index: u64) -> Vec<usize> {
         let mut rng = self.rng(index);
         let places = self.tokens.len() - self.spec.seq_len;
-        (0..self.spec.batch)
-            .map(|_| rng.random_range(0..places))
-            .collect()
+        (0..self.spec.batch).map(|_| rng.random_range(0..places)).collect()
     }
 
     fn packed_starts(&mut self, index: u64) -> Vec<usize> {
@@ -222,10 +187,7 @@ impl TrainBatches {
         let sequences = first..first + self.spec.batch as u64;
         let block = |n| self.epoch_order(n / blocks)[(n % blocks) as usize];
         let blocks: Vec<usize> = sequences.map(block).collect();
-        blocks
-            .into_iter()
-            .map(|block| block * self.spec.seq_len)
-            .collect()
+        blocks.into_iter().map(|block| block * self.spec.seq_len).collect()
     }
 
     /// The order of the blocks in an epoch.
@@ -252,18 +214,11 @@ impl TrainBatches {
 /// A split must hold one window.
 pub(super) fn check_length(split: &'static str, tokens: usize, seq_len: usize) -> Result<()> {
     if seq_len == 0 {
-        return Err(Error::Zero {
-            field: "model.seq_len",
-        });
+        return Err(Error::Zero { field: "model.seq_len" });
     }
     let needed = seq_len.saturating_add(1);
     if tokens < needed {
-        return Err(Error::CorpusTooShort {
-            split,
-            tokens,
-            needed,
-            seq_len,
-        });
+        return Err(Error::CorpusTooShort { split, tokens, needed, seq_len });
     }
     Ok(())
 }
@@ -273,9 +228,5 @@ fn same<T: PartialEq + ToString>(field: &'static str, saved: &T, here: &T) -> Re
     if saved == here {
         return Ok(());
     }
-    Err(Error::CursorMismatch {
-        field,
-        saved: saved.to_string(),
-        here: here.to_string(),
-    })
+    Err(Error::CursorMismatch { field, saved: saved.to_string(), here: here.to_string() })
 }

@@ -74,9 +74,7 @@ impl Corpus {
     /// A vocabulary of more than 65,536 ids; a folder or file that cannot be written.
     pub fn export_u16(&self, folder: &Path) -> Result<()> {
         if self.vocab_size > 1 << 16 {
-            return Err(Error::VocabAboveU16 {
-                vocab_size: self.vocab_size,
-            });
+            return Err(Error::VocabAboveU16 { vocab_size: self.vocab_size });
         }
         std::fs::create_dir_all(folder).map_err(|cause| Error::Io {
             action: "create",
@@ -85,9 +83,7 @@ impl Corpus {
         })?;
         for (name, tokens) in [("train.u16", &self.train), ("eval.u16", &self.eval)] {
             write_aside(&folder.join(name), |file| {
-                tokens
-                    .iter()
-                    .try_for_each(|&token| file.write_all(&(token as u16).to_le_bytes()))
+                tokens.iter().try_for_each(|&token| file.write_all(&(token as u16).to_le_bytes()))
             })?;
         }
         Ok(())
@@ -105,21 +101,11 @@ impl Corpus {
 /// assert_eq!(unigram_entropy_nats(&fair_coin), 2f64.ln());
 /// ```
 pub fn unigram_entropy_nats(tokens: &[u32]) -> f64 {
-    let mut counts = vec![
-        0u64;
-        tokens
-            .iter()
-            .max()
-            .map_or(0, |&highest| highest as usize + 1)
-    ];
+    let mut counts = vec![0u64; tokens.iter().max().map_or(0, |&highest| highest as usize + 1)];
     for &token in tokens {
         counts[token as usize] += 1;
     }
     let all = tokens.len() as f64;
     let surprise = |&count: &u64| -(count as f64 / all) * (count as f64 / all).ln();
-    counts
-        .iter()
-        .filter(|&&count| count > 0)
-        .map(surprise)
-        .sum()
+    counts.iter().filter(|&&count| count > 0).map(surprise).sum()
 }

@@ -73,11 +73,7 @@ impl Tokenizer {
             std::iter::from_fn(move || {
                 let text = texts.next()?;
                 let ends_document = texts.peek().is_none();
-                Some(Piece {
-                    text,
-                    origin: &document.origin,
-                    ends_document,
-                })
+                Some(Piece { text, origin: &document.origin, ends_document })
             })
         });
         let mut uncounted = 0;
@@ -92,11 +88,7 @@ impl Tokenizer {
             for (piece, encoding) in round.iter().zip(encodings) {
                 let ends = encoding.get_offsets().iter().map(|&(_, end)| end);
                 let bytes = count_bytes(ends, piece.text.len(), &mut uncounted);
-                encoding
-                    .get_ids()
-                    .iter()
-                    .zip(bytes)
-                    .for_each(|(&id, bytes)| sink(id, bytes));
+                encoding.get_ids().iter().zip(bytes).for_each(|(&id, bytes)| sink(id, bytes));
                 if piece.ends_document {
                     sink(self.eos_id(), std::mem::take(&mut uncounted));
                 }
@@ -152,15 +144,9 @@ mod tests {
         // " to  be ": the token "to" ends at 3, "be" at 7; the space after it is left over.
         assert_eq!(count_bytes([3, 7].into_iter(), 8, &mut uncounted), [3, 5]);
         // "é" in two byte tokens, both with the end of the whole character, then "a".
-        assert_eq!(
-            count_bytes([2, 2, 3].into_iter(), 3, &mut uncounted),
-            [2, 0, 1]
-        );
+        assert_eq!(count_bytes([2, 2, 3].into_iter(), 3, &mut uncounted), [2, 0, 1]);
         // A normalizer that moved the ends back, or beyond the text.
-        assert_eq!(
-            count_bytes([4, 2, 9].into_iter(), 5, &mut uncounted),
-            [4, 0, 1]
-        );
+        assert_eq!(count_bytes([4, 2, 9].into_iter(), 5, &mut uncounted), [4, 0, 1]);
         // A piece without tokens leaves its bytes to the next token.
         assert_eq!(count_bytes([].into_iter(), 3, &mut uncounted), [0; 0]);
         assert_eq!(count_bytes([1].into_iter(), 1, &mut uncounted), [4]);
@@ -168,14 +154,8 @@ mod tests {
     }
 
     fn document(text: &str) -> Document {
-        let origin = Origin {
-            file: Path::new("test.txt").into(),
-            line: None,
-        };
-        Document {
-            text: text.to_owned(),
-            origin,
-        }
+        let origin = Origin { file: Path::new("test.txt").into(), line: None };
+        Document { text: text.to_owned(), origin }
     }
 
     fn encode(tokenizer: &Tokenizer, documents: &[Document], piece_bytes: usize) -> Encoded {

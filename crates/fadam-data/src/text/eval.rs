@@ -28,12 +28,7 @@ impl EvalWindows {
         assert_eq!(tokens.len(), bytes.len(), "one byte count for each token");
         check_length("held-out", tokens.len(), seq_len)?;
         let count = (tokens.len() - 1) / seq_len;
-        Ok(Self {
-            tokens,
-            bytes,
-            seq_len,
-            count,
-        })
+        Ok(Self { tokens, bytes, seq_len, count })
     }
 
     /// The first `count` windows only, if there are more.
@@ -55,10 +50,7 @@ impl EvalWindows {
 
     /// Bytes of text that the predicted tokens stand for.
     pub fn target_bytes(&self) -> u64 {
-        self.bytes[1..=self.target_tokens()]
-            .iter()
-            .map(|&bytes| u64::from(bytes))
-            .sum()
+        self.bytes[1..=self.target_tokens()].iter().map(|&bytes| u64::from(bytes)).sum()
     }
 
     /// A mean loss over all targets, in nats a token, as bits a byte: loss · tokens / (ln 2 ·
@@ -75,9 +67,7 @@ impl EvalWindows {
     /// A `batch` of 0.
     pub fn batches(&self, batch: usize) -> Result<impl ExactSizeIterator<Item = TokenBatch>> {
         if batch == 0 {
-            return Err(Error::Zero {
-                field: "the evaluation batch",
-            });
+            return Err(Error::Zero { field: "the evaluation batch" });
         }
         let groups = self.count.div_ceil(batch);
         Ok((0..groups).map(move |group| {

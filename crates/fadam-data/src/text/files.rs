@@ -51,11 +51,7 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Found> {
     for path in paths {
         let about = fs::metadata(path).map_err(|cause| match cause.kind() {
             io::ErrorKind::NotFound => Error::MissingPath { path: path.clone() },
-            _ => Error::Io {
-                action: "read",
-                path: path.clone(),
-                cause,
-            },
+            _ => Error::Io { action: "read", path: path.clone(), cause },
         })?;
         if about.is_dir() {
             walk(path, &mut found)?;
@@ -74,14 +70,9 @@ pub(super) fn find(paths: &[PathBuf]) -> Result<Found> {
 /// Adds the files below `folder`. Links to folders are not followed (they may lead back up) but
 /// listed as ignored.
 fn walk(folder: &Path, found: &mut Found) -> Result<()> {
-    let refused = |cause| Error::Io {
-        action: "list",
-        path: folder.to_path_buf(),
-        cause,
-    };
-    let mut entries = fs::read_dir(folder)
-        .and_then(Iterator::collect::<io::Result<Vec<_>>>)
-        .map_err(refused)?;
+    let refused = |cause| Error::Io { action: "list", path: folder.to_path_buf(), cause };
+    let mut entries =
+        fs::read_dir(folder).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(refused)?;
     entries.sort_by_key(fs::DirEntry::path);
     for entry in entries {
         let path = entry.path();

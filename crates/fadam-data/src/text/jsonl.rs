@@ -26,9 +26,7 @@ pub(super) fn read_jsonl(
     loop {
         line += 1;
         bytes.clear();
-        let read = reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|e| read_error(file, line, e))?;
+        let read = reader.read_until(b'\n', &mut bytes).map_err(|e| read_error(file, line, e))?;
         if read == 0 {
             return Ok(());
         }
@@ -38,23 +36,9 @@ pub(super) fn read_jsonl(
             line,
         })?;
         let text = text.trim_end_matches(['\n', '\r']);
-        let text = if line == 1 {
-            text.strip_prefix('\u{feff}').unwrap_or(text)
-        } else {
-            text
-        };
-        let text = if text.trim().is_empty() {
-            String::new()
-        } else {
-            field(file, line, text)?
-        };
-        into.push(Document {
-            text,
-            origin: Origin {
-                file: file.clone(),
-                line: Some(line),
-            },
-        });
+        let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
+        let text = if text.trim().is_empty() { String::new() } else { field(file, line, text)? };
+        into.push(Document { text, origin: Origin { file: file.clone(), line: Some(line) } });
         offset += read as u64;
     }
 }
@@ -64,27 +48,21 @@ fn field(file: &Path, line: usize, text: &str) -> Result<String> {
     // serde also takes an array for a struct: `["abc"]` would be a record.
     if !text.trim_start().starts_with('{') {
         let reason = "the line does not begin with {".to_owned();
-        return Err(Error::NotJson {
-            path: file.to_path_buf(),
-            line,
-            reason,
-        });
+        return Err(Error::NotJson { path: file.to_path_buf(), line, reason });
     }
-    serde_json::from_str::<Record>(text)
-        .map(|record| record.text)
-        .map_err(|e| {
-            // serde_json counts lines from the beginning of its input, which is one line: keep the
-            // column only.
-            let whole = e.to_string();
-            let message = whole.split(" at line ").next().unwrap_or(&whole);
-            let reason = format!("{message} (column {})", e.column());
-            let path = file.to_path_buf();
-            if e.is_data() {
-                Error::NoText { path, line, reason }
-            } else {
-                Error::NotJson { path, line, reason }
-            }
-        })
+    serde_json::from_str::<Record>(text).map(|record| record.text).map_err(|e| {
+        // serde_json counts lines from the beginning of its input, which is one line: keep the
+        // column only.
+        let whole = e.to_string();
+        let message = whole.split(" at line ").next().unwrap_or(&whole);
+        let reason = format!("{message} (column {})", e.column());
+        let path = file.to_path_buf();
+        if e.is_data() {
+            Error::NoText { path, line, reason }
+        } else {
+            Error::NotJson { path, line, reason }
+        }
+    })
 }
 
 /// A read failed: of the file, or of the gzip data in it.
@@ -95,10 +73,6 @@ fn read_error(file: &Path, line: usize, cause: io::Error) -> Error {
         io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
             Error::CorruptGzip { path, line, cause }
         }
-        _ => Error::Io {
-            action: "read",
-            path,
-            cause,
-        },
+        _ => Error::Io { action: "read", path, cause },
     }
 }

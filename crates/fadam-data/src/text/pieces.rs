@@ -26,13 +26,10 @@ fn cut(text: &str, limit: usize) -> usize {
     let between_words = |&at: &usize| {
         bytes[at] == b' ' && bytes[at - 1].is_ascii_graphic() && bytes[at + 1].is_ascii_graphic()
     };
-    (1..=limit.min(text.len() - 2))
-        .rev()
-        .find(between_words)
-        .unwrap_or_else(|| {
-            let back = (1..=limit).rev().find(|&at| text.is_char_boundary(at));
-            back.unwrap_or_else(|| text.chars().next().map_or(1, char::len_utf8))
-        })
+    (1..=limit.min(text.len() - 2)).rev().find(between_words).unwrap_or_else(|| {
+        let back = (1..=limit).rev().find(|&at| text.is_char_boundary(at));
+        back.unwrap_or_else(|| text.chars().next().map_or(1, char::len_utf8))
+    })
 }
 
 #[cfg(test)]

@@ -50,31 +50,16 @@ pub struct SourceReport {
 
 impl fmt::Display for SourceReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            files,
-            documents,
-            bytes,
-            empty_documents,
-            ignored_files,
-        } = self;
+        let Self { files, documents, bytes, empty_documents, ignored_files } = self;
         let s = |count: usize| if count == 1 { "" } else { "s" };
         write!(f, "{documents} document{}, {bytes} bytes", s(*documents))?;
         write!(f, ", from {files} file{}", s(*files))?;
         if *empty_documents > 0 {
-            write!(
-                f,
-                "; {empty_documents} empty document{} skipped",
-                s(*empty_documents)
-            )?;
+            write!(f, "; {empty_documents} empty document{} skipped", s(*empty_documents))?;
         }
         if let Some(first) = ignored_files.first() {
             let others = ignored_files.len();
-            write!(
-                f,
-                "; {others} other file{} ignored, first {}",
-                s(others),
-                first.display()
-            )?;
+            write!(f, "; {others} other file{} ignored, first {}", s(others), first.display())?;
         }
         Ok(())
     }
@@ -120,11 +105,7 @@ impl TextSource {
         match self {
             Self::Embedded => {
                 let name: Arc<Path> = Path::new(embedded::STATE_OF_THE_UNION_NAME).into();
-                read_jsonl(
-                    &name,
-                    embedded::STATE_OF_THE_UNION.as_bytes(),
-                    &mut collector,
-                )?;
+                read_jsonl(&name, embedded::STATE_OF_THE_UNION.as_bytes(), &mut collector)?;
                 collector.report.files = 1;
             }
             Self::Paths(paths) => {
@@ -138,10 +119,7 @@ impl TextSource {
         }
         let Collector { documents, report } = collector;
         if documents.is_empty() {
-            return Err(Error::EmptyCorpus {
-                place: self.to_string(),
-                report: Box::new(report),
-            });
+            return Err(Error::EmptyCorpus { place: self.to_string(), report: Box::new(report) });
         }
         Ok((documents, report))
     }
@@ -153,10 +131,7 @@ impl fmt::Display for TextSource {
             Self::Embedded => f.write_str(embedded::STATE_OF_THE_UNION_NAME),
             Self::Paths(paths) if paths.is_empty() => f.write_str("(no path given)"),
             Self::Paths(paths) => {
-                let names: Vec<_> = paths
-                    .iter()
-                    .map(|path| path.display().to_string())
-                    .collect();
+                let names: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
                 f.write_str(&names.join(", "))
             }
         }
@@ -165,18 +140,11 @@ impl fmt::Display for TextSource {
 
 /// Reads the documents of one file.
 fn read_file(path: &Path, format: Format, into: &mut Collector) -> Result<()> {
-    let refused = |cause| Error::Io {
-        action: "read",
-        path: path.to_path_buf(),
-        cause,
-    };
+    let refused = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
     let file: Arc<Path> = path.into();
     if format == Format::Plain {
         let text = utf8(path, fs::read(path).map_err(refused)?)?;
-        into.push(Document {
-            text,
-            origin: Origin { file, line: None },
-        });
+        into.push(Document { text, origin: Origin { file, line: None } });
         return Ok(());
     }
     let reader = BufReader::new(File::open(path).map_err(refused)?);
@@ -191,11 +159,7 @@ fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     let mut text = String::from_utf8(bytes).map_err(|e| {
         let byte = e.utf8_error().valid_up_to();
         let line = e.as_bytes()[..byte].split(|&b| b == b'\n').count();
-        Error::NotUtf8 {
-            path: path.to_path_buf(),
-            byte: byte as u64,
-            line,
-        }
+        Error::NotUtf8 { path: path.to_path_buf(), byte: byte as u64, line }
     })?;
     if text.starts_with('\u{feff}') {
         text.drain(..'\u{feff}'.len_utf8());

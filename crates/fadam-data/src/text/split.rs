@@ -44,9 +44,7 @@ impl Split {
     /// A fraction that is not between 0 and 1, or a text so small that one side would be empty.
     pub fn by_fraction(documents: Vec<Document>, eval_fraction: f64) -> Result<Self> {
         if !(eval_fraction > 0.0 && eval_fraction < 1.0) {
-            return Err(Error::EvalFraction {
-                value: eval_fraction,
-            });
+            return Err(Error::EvalFraction { value: eval_fraction });
         }
         let chosen = choose_whole(&documents, eval_fraction);
         let split = if let Some(chosen) = chosen {
@@ -56,10 +54,7 @@ impl Split {
         };
         if split.train.is_empty() || split.eval.is_empty() {
             let bytes = total(&split.train) + total(&split.eval);
-            return Err(Error::TooSmallToSplit {
-                bytes,
-                eval_fraction,
-            });
+            return Err(Error::TooSmallToSplit { bytes, eval_fraction });
         }
         Ok(split)
     }
@@ -77,10 +72,7 @@ impl Split {
     }
 
     fn whole(documents: Vec<Document>, held_out: &[bool]) -> Self {
-        let mut split = Self {
-            train: Vec::new(),
-            eval: Vec::new(),
-        };
+        let mut split = Self { train: Vec::new(), eval: Vec::new() };
         for (document, &held_out) in documents.into_iter().zip(held_out) {
             if held_out {
                 split.eval.push(document);
@@ -92,17 +84,11 @@ impl Split {
     }
 
     fn tails(documents: Vec<Document>, eval_fraction: f64) -> Self {
-        let mut split = Self {
-            train: Vec::new(),
-            eval: Vec::new(),
-        };
+        let mut split = Self { train: Vec::new(), eval: Vec::new() };
         for Document { mut text, origin } in documents {
             let tail = text.split_off(tail_start(&text, eval_fraction));
             if !tail.is_empty() {
-                split.eval.push(Document {
-                    text: tail,
-                    origin: origin.clone(),
-                });
+                split.eval.push(Document { text: tail, origin: origin.clone() });
             }
             if !text.is_empty() {
                 split.train.push(Document { text, origin });
@@ -144,25 +130,15 @@ fn tail_start(text: &str, eval_fraction: f64) -> usize {
     let window = &text[earliest..exact];
     // Behind a line break; before a space, which byte-level tokenizers join to the word after it.
     let line = window.rfind('\n').map(|at| at + 1);
-    line.or_else(|| window.rfind(' '))
-        .map_or(exact, |at| earliest + at)
+    line.or_else(|| window.rfind(' ')).map_or(exact, |at| earliest + at)
 }
 
 fn total(documents: &[Document]) -> u64 {
-    documents
-        .iter()
-        .map(|document| document.text.len() as u64)
-        .sum()
+    documents.iter().map(|document| document.text.len() as u64).sum()
 }
 
 /// The files of the documents, by their one real path where they have one.
 fn files(documents: &[Document]) -> HashSet<PathBuf> {
-    let named: HashSet<&Path> = documents
-        .iter()
-        .map(|document| &*document.origin.file)
-        .collect();
-    named
-        .into_iter()
-        .map(|file| fs::canonicalize(file).unwrap_or_else(|_| file.into()))
-        .collect()
+    let named: HashSet<&Path> = documents.iter().map(|document| &*document.origin.file).collect();
+    named.into_iter().map(|file| fs::canonicalize(file).unwrap_or_else(|_| file.into())).collect()
 }

@@ -51,10 +51,7 @@ impl Tokenizer {
     /// `vocab_size` below 257, or above what the text gives.
     pub fn train_byte_level_bpe(documents: &[Document], vocab_size: usize) -> Result<Self> {
         if vocab_size < MIN_VOCAB {
-            return Err(Error::VocabSize {
-                vocab_size,
-                minimum: MIN_VOCAB,
-            });
+            return Err(Error::VocabSize { vocab_size, minimum: MIN_VOCAB });
         }
         let bytes_to_chars = ByteLevel::new(false, false, true);
         let mut inner = tokenizers::Tokenizer::new(BPE::default());
@@ -66,24 +63,13 @@ impl Tokenizer {
             .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
             .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
             .build();
-        let texts = documents
-            .iter()
-            .flat_map(|document| pieces(&document.text, PIECE_BYTES));
-        inner
-            .train(&mut TrainerWrapper::from(trainer), texts)
-            .map_err(|e| library_error(&*e))?;
+        let texts = documents.iter().flat_map(|document| pieces(&document.text, PIECE_BYTES));
+        inner.train(&mut TrainerWrapper::from(trainer), texts).map_err(|e| library_error(&*e))?;
 
         let learned = inner.get_vocab_size(true);
         if learned < vocab_size {
-            let bytes = documents
-                .iter()
-                .map(|document| document.text.len() as u64)
-                .sum();
-            return Err(Error::TooFewPieces {
-                vocab_size,
-                learned,
-                bytes,
-            });
+            let bytes = documents.iter().map(|document| document.text.len() as u64).sum();
+            return Err(Error::TooFewPieces { vocab_size, learned, bytes });
         }
         Self::with_eos(inner, END_OF_TEXT.to_owned(), 0)
     }
@@ -98,30 +84,17 @@ impl Tokenizer {
     /// A file that is missing, unreadable or no tokenizer, or one without such a token.
     pub fn load(path: &Path, eos: Option<&str>) -> Result<Self> {
         let json = std::fs::read(path).map_err(|cause| match cause.kind() {
-            std::io::ErrorKind::NotFound => Error::MissingPath {
-                path: path.to_path_buf(),
-            },
-            _ => Error::Io {
-                action: "read",
-                path: path.to_path_buf(),
-                cause,
-            },
+            std::io::ErrorKind::NotFound => Error::MissingPath { path: path.to_path_buf() },
+            _ => Error::Io { action: "read", path: path.to_path_buf(), cause },
         })?;
-        let inner =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|e| Error::MalformedTokenizer {
-                path: path.to_path_buf(),
-                reason: e.to_string(),
-            })?;
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
+            Error::MalformedTokenizer { path: path.to_path_buf(), reason: e.to_string() }
+        })?;
         let names = eos.map_or(KNOWN_EOS.to_vec(), |name| vec![name]);
-        let found = names
-            .iter()
-            .find_map(|name| Some((*name, inner.token_to_id(name)?)));
+        let found = names.iter().find_map(|name| Some((*name, inner.token_to_id(name)?)));
         let Some((name, id)) = found else {
             let tried = names.into_iter().map(str::to_owned).collect();
-            return Err(Error::NoEosToken {
-                path: path.to_path_buf(),
-                tried,
-            });
+            return Err(Error::NoEosToken { path: path.to_path_buf(), tried });
         };
         let name = name.to_owned();
         Self::with_eos(inner, name, id)
@@ -129,9 +102,7 @@ impl Tokenizer {
 
     /// Settles what a tokenizer file may say otherwise.
     fn with_eos(mut inner: tokenizers::Tokenizer, eos: String, eos_id: u32) -> Result<Self> {
-        inner
-            .with_truncation(None)
-            .map_err(|e| library_error(&*e))?;
+        inner.with_truncation(None).map_err(|e| library_error(&*e))?;
         inner.with_padding(None);
         inner
             .add_special_tokens([AddedToken::from(eos.as_str(), true)])
@@ -140,12 +111,7 @@ impl Tokenizer {
         // Not the number of tokens: a vocabulary may have holes, and an embedding needs a row for
         // the highest id.
         let highest = inner.get_vocab(true).into_values().max().unwrap_or(eos_id);
-        Ok(Self {
-            inner,
-            eos,
-            eos_id,
-            vocab_size: highest as usize + 1,
-        })
+        Ok(Self { inner, eos, eos_id, vocab_size: highest as usize + 1 })
     }
 
     /// Writes a `tokenizer.json` that [`Tokenizer::load`] and the `tokenizers` library read. The
@@ -200,18 +166,10 @@ impl Tokenizer {
     /// An id that the vocabulary does not have.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
         // The library would leave such an id out.
-        if let Some(&id) = tokens
-            .iter()
-            .find(|&&id| self.inner.id_to_token(id).is_none())
-        {
-            return Err(Error::UnknownToken {
-                id,
-                vocab_size: self.vocab_size,
-            });
+        if let Some(&id) = tokens.iter().find(|&&id| self.inner.id_to_token(id).is_none()) {
+            return Err(Error::UnknownToken { id, vocab_size: self.vocab_size });
         }
-        self.inner
-            .decode(tokens, true)
-            .map_err(|e| library_error(&*e))
+        self.inner.decode(tokens, true).map_err(|e| library_error(&*e))
     }
 
     /// Encodes on all threads, in order.
@@ -222,22 +180,12 @@ impl Tokenizer {
 
 impl fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            inner: _,
-            eos,
-            eos_id,
-            vocab_size,
-        } = self;
-        write!(
-            f,
-            "Tokenizer {{ vocab_size: {vocab_size}, eos: {eos:?}, eos_id: {eos_id}, .. }}"
-        )
+        let Self { inner: _, eos, eos_id, vocab_size } = self;
+        write!(f, "Tokenizer {{ vocab_size: {vocab_size}, eos: {eos:?}, eos_id: {eos_id}, .. }}")
     }
 }
 
 /// An error of the library that no file and no text is to blame for.
 fn library_error(cause: &dyn std::error::Error) -> Error {
-    Error::Tokenizer {
-        reason: cause.to_string(),
-    }
+    Error::Tokenizer { reason: cause.to_string() }
 }

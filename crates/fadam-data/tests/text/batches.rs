@@ -14,22 +14,14 @@ fn places(count: usize) -> Arc<[u32]> {
 }
 
 fn spec(sampling: Sampling, batch: usize, seq_len: usize, seed: u64) -> BatchSpec {
-    BatchSpec {
-        sampling,
-        batch,
-        seq_len,
-        seed,
-    }
+    BatchSpec { sampling, batch, seq_len, seed }
 }
 
 /// The first token of each sequence; the rest must follow it.
 fn starts(batch: &TokenBatch) -> Vec<u32> {
     let rows = batch.tokens().chunks(batch.seq_len() + 1);
     rows.map(|row| {
-        assert!(
-            row.windows(2).all(|pair| pair[1] == pair[0] + 1),
-            "{row:?} is no window"
-        );
+        assert!(row.windows(2).all(|pair| pair[1] == pair[0] + 1), "{row:?} is no window");
         row[0]
     })
     .collect()
@@ -48,10 +40,8 @@ fn inputs_and_targets_are_one_apart() {
     let mut sorted = inputs.clone();
     sorted.sort();
     assert_eq!(sorted, [[0, 1, 2], [3, 4, 5]]);
-    let next: Vec<Vec<u32>> = inputs
-        .iter()
-        .map(|row| row.iter().map(|token| token + 1).collect())
-        .collect();
+    let next: Vec<Vec<u32>> =
+        inputs.iter().map(|row| row.iter().map(|token| token + 1).collect()).collect();
     assert_eq!(targets.to_vec2::<u32>().unwrap(), next);
 }
 
@@ -66,10 +56,7 @@ fn window_starts_are_uniform() {
         }
     }
     // 10,000 draws: 1,000 each with a standard deviation of 30.
-    assert!(
-        counts.iter().all(|&count| (850..1150).contains(&count)),
-        "{counts:?}"
-    );
+    assert!(counts.iter().all(|&count| (850..1150).contains(&count)), "{counts:?}");
     assert_eq!(batches.dropped_tokens(), 0);
 }
 
@@ -120,12 +107,7 @@ fn too_few_tokens_and_zeros_are_errors() {
         assert!(TrainBatches::new(places(9), spec(sampling, 1, usize::MAX, 0)).is_err());
     }
     let error = EvalWindows::new(places(0), places(0), 8).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .starts_with("the held-out split has 0 tokens"),
-        "{error}"
-    );
+    assert!(error.to_string().starts_with("the held-out split has 0 tokens"), "{error}");
 }
 
 #[test]
@@ -140,10 +122,7 @@ fn a_cursor_of_other_data_or_settings_is_refused() {
         cursor
     };
     for (cursor, field) in [
-        (
-            other(&|c| c.spec.sampling = Sampling::Windows),
-            "the sampling",
-        ),
+        (other(&|c| c.spec.sampling = Sampling::Windows), "the sampling"),
         (other(&|c| c.spec.batch = 4), "train.batch"),
         (other(&|c| c.spec.seq_len = 9), "model.seq_len"),
         (other(&|c| c.spec.seed = 4), "train.seed"),
@@ -154,9 +133,7 @@ fn a_cursor_of_other_data_or_settings_is_refused() {
             error => panic!("{error}"),
         }
     }
-    let error = batches
-        .restore(other(&|c| c.batch_index = u64::MAX / 2 + 1))
-        .unwrap_err();
+    let error = batches.restore(other(&|c| c.batch_index = u64::MAX / 2 + 1)).unwrap_err();
     assert!(matches!(error, Error::CursorOutOfRange { .. }), "{error}");
     assert_eq!(batches.cursor(), here, "nothing has changed");
     let error = batches.restore(other(&|c| c.spec.batch = 4)).unwrap_err();
@@ -173,11 +150,7 @@ fn evaluation_windows_by_hand() {
     let bytes: Arc<[u32]> = [9, 1, 2, 3, 4, 5, 6, 7, 8, 100, 100].into();
     let windows = EvalWindows::new(places(11), bytes, 4).unwrap();
     assert_eq!(windows.count(), 2);
-    let all: Vec<_> = windows
-        .batches(1)
-        .unwrap()
-        .map(|batch| batch.tokens().to_vec())
-        .collect();
+    let all: Vec<_> = windows.batches(1).unwrap().map(|batch| batch.tokens().to_vec()).collect();
     assert_eq!(all, [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8]]);
     assert_eq!(windows.target_tokens(), 8);
     assert_eq!(windows.target_bytes(), 36);

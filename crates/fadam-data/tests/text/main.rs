@@ -12,14 +12,8 @@ use fadam_data::text::{Document, Origin};
 
 /// A document of a file that need not exist.
 fn document(file: &str, text: &str) -> Document {
-    let origin = Origin {
-        file: Path::new(file).into(),
-        line: None,
-    };
-    Document {
-        text: text.to_owned(),
-        origin,
-    }
+    let origin = Origin { file: Path::new(file).into(), line: None };
+    Document { text: text.to_owned(), origin }
 }
 
 /// The first 60,000 bytes of the embedded text.
@@ -28,9 +22,6 @@ fn speech() -> Vec<Document> {
     documents
         .into_iter()
         .take(2)
-        .map(|d| Document {
-            text: d.text[..30_000].to_owned(),
-            ..d
-        })
+        .map(|d| Document { text: d.text[..30_000].to_owned(), ..d })
         .collect()
 }

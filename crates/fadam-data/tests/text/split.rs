@@ -18,10 +18,7 @@ fn documents(lengths: &[usize]) -> Vec<Document> {
 }
 
 fn names(documents: &[Document]) -> Vec<String> {
-    documents
-        .iter()
-        .map(|document| document.origin.to_string())
-        .collect()
+    documents.iter().map(|document| document.origin.to_string()).collect()
 }
 
 #[test]
@@ -55,11 +52,7 @@ fn one_document_gives_its_end() {
 
     let text = format!("{}\n{}", "a ".repeat(44), "b ".repeat(5));
     let split = Split::by_fraction(vec![document("a", &text)], 0.1).unwrap();
-    assert_eq!(
-        split.eval[0].text,
-        "b ".repeat(5),
-        "the line break is preferred to the space"
-    );
+    assert_eq!(split.eval[0].text, "b ".repeat(5), "the line break is preferred to the space");
 
     let split = Split::by_fraction(vec![document("a", "ééééé")], 0.5).unwrap();
     assert_eq!(split.eval[0].text, "ééé", "never within a character");
@@ -83,10 +76,7 @@ fn the_embedded_text_is_split_as_asked() {
     for eval_fraction in [0.02, 0.05, 0.1, 0.3] {
         let split = Split::by_fraction(documents.clone(), eval_fraction).unwrap();
         let held = bytes(&split.eval) as f64 / report.bytes as f64;
-        assert!(
-            (held / eval_fraction - 1.0).abs() < 0.3,
-            "{eval_fraction}: {held}"
-        );
+        assert!((held / eval_fraction - 1.0).abs() < 0.3, "{eval_fraction}: {held}");
         assert_eq!(split.train.len() + split.eval.len(), 62, "whole documents");
     }
 }
@@ -122,12 +112,7 @@ fn a_held_out_file_is_never_trained_on() {
     let detour = folder.path().join(".").join("held-out.txt");
     let error = Split::explicit(read(folder.path()), read(&detour)).unwrap_err();
     assert!(matches!(error, Error::HeldOutOverlap { .. }));
-    assert!(
-        error
-            .to_string()
-            .contains("both in the training and in the held-out text"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("both in the training and in the held-out text"), "{error}");
 }
 
 proptest! {

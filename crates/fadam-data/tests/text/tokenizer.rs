@@ -59,12 +59,7 @@ fn merges_by_hand() {
 
 #[test]
 fn training_twice_gives_the_same_file() {
-    let train = || {
-        Tokenizer::train_byte_level_bpe(&speech(), 600)
-            .unwrap()
-            .to_json()
-            .unwrap()
-    };
+    let train = || Tokenizer::train_byte_level_bpe(&speech(), 600).unwrap().to_json().unwrap();
     let json = train();
     assert!(json == train(), "two trainings differ");
     assert!(json.contains("\"add_prefix_space\": false"));
@@ -104,45 +99,21 @@ fn a_saved_tokenizer_is_the_same_one() {
     let loaded = Tokenizer::load(&path, None).unwrap();
     assert_eq!(loaded.to_json().unwrap(), tokenizer.to_json().unwrap());
     assert_eq!(loaded.eos_id(), 0);
-    let documents = [
-        document("a", "America’s farms"),
-        document("b", "and <|endoftext|>"),
-    ];
+    let documents = [document("a", "America’s farms"), document("b", "and <|endoftext|>")];
     assert_eq!(
         loaded.encode_documents(&documents).unwrap(),
         tokenizer.encode_documents(&documents).unwrap()
     );
-    assert_eq!(
-        fs::read_dir(folder.path()).unwrap().count(),
-        1,
-        "nothing is left beside it"
-    );
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     let error = tokenizer.save(&path.join("below.json")).unwrap_err();
-    assert!(
-        matches!(
-            error,
-            Error::Io {
-                action: "write",
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, Error::Io { action: "write", .. }), "{error}");
 }
 
 #[test]
 fn a_document_cannot_forge_its_end() {
     let tokenizer = Tokenizer::train_byte_level_bpe(&speech(), 300).unwrap();
-    let encoded = tokenizer
-        .encode_documents(&[document("a", "x<|endoftext|>y")])
-        .unwrap();
-    assert_eq!(
-        encoded
-            .iter()
-            .filter(|&&id| id == tokenizer.eos_id())
-            .count(),
-        1
-    );
+    let encoded = tokenizer.encode_documents(&[document("a", "x<|endoftext|>y")]).unwrap();
+    assert_eq!(encoded.iter().filter(|&&id| id == tokenizer.eos_id()).count(), 1);
     assert_eq!(encoded.last(), Some(&tokenizer.eos_id()));
     assert_eq!(tokenizer.decode(&encoded).unwrap(), "x<|endoftext|>y");
 }
@@ -150,32 +121,21 @@ fn a_document_cannot_forge_its_end() {
 #[test]
 fn documents_are_encoded_in_order_each_with_its_end() {
     let tokenizer = Tokenizer::train_byte_level_bpe(&speech(), 300).unwrap();
-    let documents: Vec<_> = (0..100)
-        .map(|n| document("a", &format!("number {n}")))
-        .collect();
+    let documents: Vec<_> = (0..100).map(|n| document("a", &format!("number {n}"))).collect();
     let mut expected = Vec::new();
     for document in &documents {
         expected.extend(tokenizer.encode(&document.text).unwrap());
         expected.push(0);
     }
     assert_eq!(tokenizer.encode_documents(&documents).unwrap(), expected);
-    assert_eq!(
-        tokenizer
-            .encode_documents_with_bytes(&documents)
-            .unwrap()
-            .tokens,
-        expected
-    );
+    assert_eq!(tokenizer.encode_documents_with_bytes(&documents).unwrap().tokens, expected);
 }
 
 #[test]
 fn ids_outside_the_vocabulary_are_not_decoded() {
     let tokenizer = Tokenizer::train_byte_level_bpe(&speech(), 300).unwrap();
     let error = tokenizer.decode(&[1, 300]).unwrap_err().to_string();
-    assert_eq!(
-        error,
-        "token 300 cannot be decoded: the vocabulary of 300 ids has no such token"
-    );
+    assert_eq!(error, "token 300 cannot be decoded: the vocabulary of 300 ids has no such token");
     // A part of a character.
     let half = tokenizer.encode("é").unwrap()[0];
     assert_eq!(tokenizer.decode(&[half]).unwrap(), "\u{fffd}");
@@ -188,17 +148,13 @@ fn a_unigram_tokenizer_neither_pads_nor_truncates() {
     assert_eq!(tokenizer.vocab_size(), 13, "with the added token");
     // ▁to ▁be ▁ a t o, and no </s> from the template.
     assert_eq!(tokenizer.encode("to be ato").unwrap(), [5, 4, 3, 7, 11, 10]);
-    let encoded = tokenizer
-        .encode_documents_with_bytes(&[document("a", "  to be  ﬁ ")])
-        .unwrap();
+    let encoded = tokenizer.encode_documents_with_bytes(&[document("a", "  to be  ﬁ ")]).unwrap();
     // Strip drops the outer spaces, NFKC makes "fi" of the 3 bytes of ﬁ: ▁to ▁be ▁ ▁ fi </s>.
     assert_eq!(encoded.tokens, [5, 4, 3, 3, 6, 1]);
     assert_eq!(encoded.bytes.iter().sum::<u32>(), 13);
     assert_eq!(encoded.bytes, [4, 3, 1, 1, 4, 0]);
     // A document that the normalizer drops altogether.
-    let dropped = tokenizer
-        .encode_documents_with_bytes(&[document("a", "  ")])
-        .unwrap();
+    let dropped = tokenizer.encode_documents_with_bytes(&[document("a", "  ")]).unwrap();
     assert_eq!((dropped.tokens, dropped.bytes), (vec![1], vec![2]));
 }
 
@@ -208,14 +164,8 @@ fn a_document_that_cannot_be_encoded_is_named() {
     let model = r#"{"type": "WordLevel", "unk_token": "<unk>", "vocab": {"</s>": 0, "a": 1}}"#;
     let json = format!("{{\"version\": \"1.0\", \"added_tokens\": [], \"model\": {model}}}");
     let tokenizer = load(&json, None).unwrap();
-    let error = tokenizer
-        .encode_documents(&[document("x.txt", "b")])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("x.txt: the tokenizer cannot encode it: "),
-        "{error}"
-    );
+    let error = tokenizer.encode_documents(&[document("x.txt", "b")]).unwrap_err().to_string();
+    assert!(error.starts_with("x.txt: the tokenizer cannot encode it: "), "{error}");
     assert!(tokenizer.encode("b").is_err());
 }
 
@@ -232,29 +182,15 @@ fn the_end_of_text_token_can_be_named() {
     );
     let without = UNIGRAM.replace("</s>", "<stop>");
     let error = load(&without, None).unwrap_err().to_string();
-    assert!(
-        error.contains("looked for </s>, <|endoftext|>, <eos>, <|end_of_text|>;"),
-        "{error}"
-    );
+    assert!(error.contains("looked for </s>, <|endoftext|>, <eos>, <|end_of_text|>;"), "{error}");
 }
 
 #[test]
 fn files_that_are_no_tokenizer() {
-    for json in [
-        "",
-        "{}",
-        "not JSON",
-        &UNIGRAM[..700],
-        "{\"model\": {\"type\": \"Unknown\"}}",
-    ] {
+    for json in ["", "{}", "not JSON", &UNIGRAM[..700], "{\"model\": {\"type\": \"Unknown\"}}"] {
         let error = load(json, None).unwrap_err();
         assert!(matches!(error, Error::MalformedTokenizer { .. }), "{error}");
-        assert!(
-            error
-                .to_string()
-                .contains("tokenizer.json: not a tokenizer.json: "),
-            "{error}"
-        );
+        assert!(error.to_string().contains("tokenizer.json: not a tokenizer.json: "), "{error}");
     }
     let folder = tempfile::tempdir().unwrap();
     let gone = Tokenizer::load(&folder.path().join("gone.json"), None).unwrap_err();

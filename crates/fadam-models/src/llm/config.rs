@@ -91,10 +91,7 @@ impl PalmConfig {
         }
         for (field, value) in [("norm_eps", self.norm_eps), ("rope_base", self.rope_base)] {
             if !(value.is_finite() && value > 0.0) {
-                return fail(
-                    field,
-                    format!("must be a finite number above 0, got {value}"),
-                );
+                return fail(field, format!("must be a finite number above 0, got {value}"));
             }
         }
         if !(self.z_loss.is_finite() && self.z_loss >= 0.0) {

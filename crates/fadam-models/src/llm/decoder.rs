@@ -87,9 +87,7 @@ impl Palm {
             .map(|i| Block::new(config, &vb.pp("blocks").pp(i)))
             .collect::<Result<_>>()?;
         Ok(Self {
-            emb: vb
-                .pp("emb")
-                .get_with_hints((vocab, d), "weight", embedding)?,
+            emb: vb.pp("emb").get_with_hints((vocab, d), "weight", embedding)?,
             blocks,
             norm: RmsNorm::new(config, &vb.pp("norm"))?,
             positions: Positions::new(config, vb.dtype(), vb.device())?,
@@ -113,10 +111,7 @@ impl Palm {
     /// If a token is not in the vocabulary or the sequence is too long.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
         let (b, t) = tokens.dims2()?;
-        let mut x = self
-            .emb
-            .index_select(&tokens.flatten_all()?, 0)?
-            .reshape((b, t, ()))?;
+        let mut x = self.emb.index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, ()))?;
         let positions = self.positions.first(t)?;
         for block in &self.blocks {
             x = block.forward(&x, &positions, &self.config)?;
@@ -149,10 +144,7 @@ impl Palm {
         } else {
             cross_entropy.clone()
         };
-        Ok(Losses {
-            cross_entropy,
-            objective,
-        })
+        Ok(Losses { cross_entropy, objective })
     }
 }
 
@@ -182,9 +174,7 @@ impl Block {
     /// `x + out(attention(norm x)) + down(swiglu(up(norm x)))`, `[B, T, d]`.
     fn forward(&self, x: &Tensor, positions: &Positions, config: &PalmConfig) -> Result<Tensor> {
         let h = self.norm.forward(x)?;
-        let attended = self
-            .out
-            .forward(&attention(&self.qkv.forward(&h)?, positions, config)?)?;
+        let attended = self.out.forward(&attention(&self.qkv.forward(&h)?, positions, config)?)?;
         let fed = self.down.forward(&swiglu(&self.up.forward(&h)?)?)?;
         (x + attended)? + fed
     }
@@ -195,25 +185,16 @@ fn attention(qkv: &Tensor, positions: &Positions, config: &PalmConfig) -> Result
     let (b, t, _) = qkv.dims3()?;
     let (heads, dh, d) = (config.heads, config.d_head(), config.d_model);
     let split = |start: usize, heads: usize| {
-        qkv.narrow(2, start, heads * dh)?
-            .reshape((b, t, heads, dh))?
-            .transpose(1, 2)?
-            .contiguous()
+        qkv.narrow(2, start, heads * dh)?.reshape((b, t, heads, dh))?.transpose(1, 2)?.contiguous()
     };
     let q = (positions.rotate(&split(0, heads)?)? / (dh as f64).sqrt())?;
     let k = positions.rotate(&split(d, 1)?)?.squeeze(1)?; // [B, T, dh]
     let v = split(d + dh, 1)?.squeeze(1)?;
     // All heads share one key: they are stacked along the queries, and nothing is copied per head.
-    let scores = q
-        .reshape((b, heads * t, dh))?
-        .matmul(&k.t()?)?
-        .reshape((b, heads, t, t))?;
+    let scores = q.reshape((b, heads * t, dh))?.matmul(&k.t()?)?.reshape((b, heads, t, t))?;
     let weights = ops::softmax(&scores.broadcast_add(&positions.mask)?, D::Minus1)?;
     let mixed = weights.reshape((b, heads * t, t))?.matmul(&v)?; // [B, h·T, dh]
-    mixed
-        .reshape((b, heads, t, dh))?
-        .transpose(1, 2)?
-        .reshape((b, t, d))
+    mixed.reshape((b, heads, t, dh))?.transpose(1, 2)?.reshape((b, t, d))
 }
 
 /// `silu(gate) · x` of packed `[B, T, 2 ff]`, gate first.
@@ -225,10 +206,7 @@ fn swiglu(packed: &Tensor) -> Result<Tensor> {
 impl RmsNorm {
     fn new(config: &PalmConfig, vb: &VarBuilder) -> Result<Self> {
         let weight = vb.get_with_hints(config.d_model, "weight", Draw::Const(1.0))?;
-        Ok(Self {
-            weight,
-            eps: config.norm_eps,
-        })
+        Ok(Self { weight, eps: config.norm_eps })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
@@ -240,12 +218,10 @@ impl Positions {
     fn new(config: &PalmConfig, dtype: DType, device: &Device) -> Result<Self> {
         let (t, dh) = (config.seq_len, config.d_head());
         // Angle of position p in pair i: p · base^(−2i/dh).
-        let frequency: Vec<f64> = (0..dh / 2)
-            .map(|i| config.rope_base.powf(-2.0 * i as f64 / dh as f64))
-            .collect();
-        let angle: Vec<f64> = (0..t)
-            .flat_map(|p| frequency.iter().map(move |f| p as f64 * f))
-            .collect();
+        let frequency: Vec<f64> =
+            (0..dh / 2).map(|i| config.rope_base.powf(-2.0 * i as f64 / dh as f64)).collect();
+        let angle: Vec<f64> =
+            (0..t).flat_map(|p| frequency.iter().map(move |f| p as f64 * f)).collect();
         let angle = Tensor::from_vec(angle, (t, dh / 2), &Device::Cpu)?;
         let mask: Vec<f32> = (0..t)
             .flat_map(|q| (0..t).map(move |k| if k <= q { 0.0 } else { f32::NEG_INFINITY }))
@@ -270,10 +246,7 @@ impl Positions {
     /// Rotates the pairs (i, i + dh/2) of `x [B, h, T, dh]` by their position's angle.
     fn rotate(&self, x: &Tensor) -> Result<Tensor> {
         let half = x.dim(D::Minus1)? / 2;
-        let (a, b) = (
-            x.narrow(D::Minus1, 0, half)?,
-            x.narrow(D::Minus1, half, half)?,
-        );
+        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
         let (cos, sin) = (&self.cos, &self.sin);
         let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
         let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;

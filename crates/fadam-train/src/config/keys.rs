@@ -20,64 +20,53 @@ pub struct KeyDoc {
     pub range: &'static str,
 }
 
-const fn key(
-    key: &'static str,
-    kind: &'static str,
-    default: &'static str,
-    range: &'static str,
-    meaning: &'static str,
-) -> KeyDoc {
-    KeyDoc {
-        key,
-        kind,
-        default,
-        meaning,
-        range,
+impl KeyDoc {
+    /// A row: key, type, default, range and meaning.
+    pub const fn new(
+        key: &'static str,
+        kind: &'static str,
+        default: &'static str,
+        range: &'static str,
+        meaning: &'static str,
+    ) -> Self {
+        Self { key, kind, default, meaning, range }
     }
 }
 
 /// The keys of `[optimizer]`, `[schedule]`, `[train]` and `[checkpoint]`.
 #[rustfmt::skip]
 pub const COMMON_KEYS: &[KeyDoc] = &[
-    key("optimizer.algorithm", "string", "\"fadafactor\"", "fadam, fadafactor, adam, adafactor", "Algorithm 1, 2, 3 or 4 of the paper."),
-    key("optimizer.lr", "number", "the algorithm's", "≥ 0", "Learning rate η, before the schedule's factor."),
-    key("optimizer.beta1", "number", "the algorithm's", "0 ≤ β1 < 1", "Decay of the momentum m."),
-    key("optimizer.beta2", "number", "the algorithm's", "0 ≤ β2 < 1", "Decay of the Fisher information f."),
-    key("optimizer.eps", "number", "the algorithm's", "≥ 0", "ε, added to the denominator (to g² in Adafactor)."),
-    key("optimizer.eps2", "number or \"off\"", "the algorithm's", "> 0", "ε2 of the adaptive ε̂ = min(ε, ε2·RMS g); fadam, fadafactor."),
-    key("optimizer.clip", "number or \"off\"", "the algorithm's", "> 0", "c: no update has an RMS above it."),
-    key("optimizer.weight_decay", "number", "the algorithm's", "≥ 0", "λ."),
-    key("optimizer.rho", "number", "the algorithm's", "> 0", "ρ, the power of f in the denominator; fadam, fadafactor."),
-    key("optimizer.weight_decay_times_lr", "boolean", "the algorithm's", "true, false", "Whether λ is multiplied by the learning rate; adafactor."),
-    key("schedule.kind", "string", "\"constant\"", "constant, linear, cosine, inverse-sqrt, exponential, noam", "How the learning rate changes after the warm-up."),
-    key("schedule.warmup", "integer", "0", "≥ 0", "Steps over which the learning rate rises linearly to optimizer.lr."),
-    key("schedule.end", "number", "0.1", "0 to 1; exponential: > 0", "Factor on the learning rate at the last step; linear, cosine, exponential."),
-    key("schedule.d_model", "integer", "none", "≥ 1", "Width of the model in the formula; noam, which needs it."),
-    key("train.steps", "integer", "1000", "≥ 1", "Optimizer steps of the whole run; fixes the schedule."),
-    key("train.batch", "integer", "16", "≥ 1", "Sequences, utterances or images a step."),
-    key("train.seed", "integer", "0", "≥ 0", "Seed of everything random: initial weights, batches, dropout, samples."),
-    key("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
-    key("train.log_every", "integer", "10", "≥ 1", "Steps between training lines in metrics.jsonl, each the mean loss since the line before."),
-    key("checkpoint.every", "integer", "500", "≥ 1", "Steps between checkpoints; there is also one whenever the run ends or is interrupted."),
-    key("checkpoint.keep", "integer", "2", "≥ 1", "How many of the latest checkpoints are kept."),
+    KeyDoc::new("optimizer.algorithm", "string", "\"fadafactor\"", "fadam, fadafactor, adam, adafactor", "Algorithm 1, 2, 3 or 4 of the paper."),
+    KeyDoc::new("optimizer.lr", "number", "the algorithm's", "≥ 0", "Learning rate η, before the schedule's factor."),
+    KeyDoc::new("optimizer.beta1", "number", "the algorithm's", "0 ≤ β1 < 1", "Decay of the momentum m."),
+    KeyDoc::new("optimizer.beta2", "number", "the algorithm's", "0 ≤ β2 < 1", "Decay of the Fisher information f."),
+    KeyDoc::new("optimizer.eps", "number", "the algorithm's", "≥ 0", "ε, added to the denominator (to g² in Adafactor)."),
+    KeyDoc::new("optimizer.eps2", "number or \"off\"", "the algorithm's", "> 0", "ε2 of the adaptive ε̂ = min(ε, ε2·RMS g); fadam, fadafactor."),
+    KeyDoc::new("optimizer.clip", "number or \"off\"", "the algorithm's", "> 0", "c: no update has an RMS above it."),
+    KeyDoc::new("optimizer.weight_decay", "number", "the algorithm's", "≥ 0", "λ."),
+    KeyDoc::new("optimizer.rho", "number", "the algorithm's", "> 0", "ρ, the power of f in the denominator; fadam, fadafactor."),
+    KeyDoc::new("optimizer.weight_decay_times_lr", "boolean", "the algorithm's", "true, false", "Whether λ is multiplied by the learning rate; adafactor."),
+    KeyDoc::new("schedule.kind", "string", "\"constant\"", "constant, linear, cosine, inverse-sqrt, exponential, noam", "How the learning rate changes after the warm-up."),
+    KeyDoc::new("schedule.warmup", "integer", "0", "≥ 0", "Steps over which the learning rate rises linearly to optimizer.lr."),
+    KeyDoc::new("schedule.end", "number", "0.1", "0 to 1; exponential: > 0", "Factor on the learning rate at the last step; linear, cosine, exponential."),
+    KeyDoc::new("schedule.d_model", "integer", "none", "≥ 1", "Width of the model in the formula; noam, which needs it."),
+    KeyDoc::new("train.steps", "integer", "1000", "≥ 1", "Optimizer steps of the whole run; fixes the schedule."),
+    KeyDoc::new("train.batch", "integer", "16", "≥ 1", "Sequences, utterances or images a step."),
+    KeyDoc::new("train.seed", "integer", "0", "≥ 0", "Seed of everything random: initial weights, batches, dropout, samples."),
+    KeyDoc::new("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
+    KeyDoc::new("train.log_every", "integer", "10", "≥ 1", "Steps between training lines in metrics.jsonl, each the mean loss since the line before."),
+    KeyDoc::new("checkpoint.every", "integer", "500", "≥ 1", "Steps between checkpoints; there is also one whenever the run ends or is interrupted."),
+    KeyDoc::new("checkpoint.keep", "integer", "2", "≥ 1", "How many of the latest checkpoints are kept."),
 ];
 
 /// `keys` as a Markdown table, a row a key.
 pub fn markdown_table<'a>(keys: impl IntoIterator<Item = &'a KeyDoc>) -> String {
     let row = |doc: &KeyDoc| {
-        let KeyDoc {
-            key,
-            kind,
-            default,
-            meaning,
-            range,
-        } = doc;
+        let KeyDoc { key, kind, default, meaning, range } = doc;
         format!("| `{key}` | {kind} | {default} | {range} | {meaning} |\n")
     };
     let head = "| key | type | default | range | meaning |\n|---|---|---|---|---|\n";
-    std::iter::once(head.to_owned())
-        .chain(keys.into_iter().map(row))
-        .collect()
+    std::iter::once(head.to_owned()).chain(keys.into_iter().map(row)).collect()
 }
 
 /// Compares an experiment's key list with the fields that its `[model]` and `[data]` accept, and
@@ -90,10 +79,9 @@ pub fn check_keys<E: Experiment>() -> Result<(), String> {
     let mut accepted = fields_of::<E::Model>("model");
     accepted.extend(fields_of::<E::Data>("data"));
     compare(E::KEYS, &accepted)?;
-    for (section, refused) in [
-        ("model", refuses_unknown::<E::Model>()),
-        ("data", refuses_unknown::<E::Data>()),
-    ] {
+    for (section, refused) in
+        [("model", refuses_unknown::<E::Model>()), ("data", refuses_unknown::<E::Data>())]
+    {
         if !refused {
             return Err(format!(
                 "[{section}] accepts unknown keys: deny_unknown_fields is missing"
@@ -116,20 +104,12 @@ pub(super) fn check_common_keys() -> Result<(), String> {
 
 fn compare(documented: &[KeyDoc], accepted: &[String]) -> Result<(), String> {
     let documented: Vec<&str> = documented.iter().map(|doc| doc.key).collect();
-    let stale: Vec<_> = documented
-        .iter()
-        .filter(|k| !accepted.iter().any(|a| a == *k))
-        .collect();
-    let missing: Vec<_> = accepted
-        .iter()
-        .filter(|k| !documented.contains(&k.as_str()))
-        .collect();
+    let stale: Vec<_> = documented.iter().filter(|k| !accepted.iter().any(|a| a == *k)).collect();
+    let missing: Vec<_> = accepted.iter().filter(|k| !documented.contains(&k.as_str())).collect();
     if stale.is_empty() && missing.is_empty() && documented.len() == accepted.len() {
         return Ok(());
     }
-    Err(format!(
-        "documented but not accepted: {stale:?}; accepted but not documented: {missing:?}"
-    ))
+    Err(format!("documented but not accepted: {stale:?}; accepted but not documented: {missing:?}"))
 }
 
 fn refuses_unknown<T: DeserializeOwned>() -> bool {
@@ -141,10 +121,7 @@ fn fields_of<T: DeserializeOwned>(section: &str) -> Vec<String> {
     let mut fields = Vec::new();
     // The error is how FieldNames ends the deserialization once it has seen the names.
     let _ended = T::deserialize(FieldNames(&mut fields));
-    fields
-        .into_iter()
-        .map(|field| format!("{section}.{field}"))
-        .collect()
+    fields.into_iter().map(|field| format!("{section}.{field}")).collect()
 }
 
 /// A deserializer that only listens to which fields a struct has.

@@ -118,10 +118,7 @@ pub struct FieldError {
 impl FieldError {
     /// An error about `key`; `message` is the rest of a sentence that starts with the key.
     pub fn new(key: impl Into<String>, message: impl Into<String>) -> Self {
-        Self {
-            key: key.into(),
-            message: message.into(),
-        }
+        Self { key: key.into(), message: message.into() }
     }
 
     /// `Ok` if `holds`, else an error about `key`. Write the condition so that NaN fails.
@@ -130,11 +127,7 @@ impl FieldError {
     ///
     /// When `holds` is false.
     pub fn require(key: &str, holds: bool, message: impl Into<String>) -> Result<(), Self> {
-        if holds {
-            Ok(())
-        } else {
-            Err(Self::new(key, message))
-        }
+        if holds { Ok(()) } else { Err(Self::new(key, message)) }
     }
 }
 
@@ -151,11 +144,7 @@ pub struct RunConfig<E: Experiment> {
 
 /// The sections as they are written: what TOML is parsed into, and what a resolved config prints.
 #[derive(Serialize, Deserialize)]
-#[serde(
-    default,
-    deny_unknown_fields,
-    bound(deserialize = "M: Section, D: Section")
-)]
+#[serde(default, deny_unknown_fields, bound(deserialize = "M: Section, D: Section"))]
 struct RawConfig<M, D> {
     model: M,
     data: D,
@@ -195,11 +184,7 @@ impl<E: Experiment> RunConfig<E> {
     ///
     /// As [`RunConfig::load`].
     pub fn from_toml(name: &str, text: &str) -> Result<Self, Error> {
-        let source = Source {
-            name: name.to_owned(),
-            text: text.to_owned(),
-            overrides: &[],
-        };
+        let source = Source { name: name.to_owned(), text: text.to_owned(), overrides: &[] };
         Self::from_source(&source)
     }
 
@@ -209,11 +194,7 @@ impl<E: Experiment> RunConfig<E> {
     ///
     /// As [`RunConfig::load`].
     pub fn with(&self, overrides: &[Override]) -> Result<Self, Error> {
-        let source = Source {
-            name: "resolved config".into(),
-            text: self.to_toml(),
-            overrides,
-        };
+        let source = Source { name: "resolved config".into(), text: self.to_toml(), overrides };
         Self::from_source(&source)
     }
 
@@ -223,26 +204,12 @@ impl<E: Experiment> RunConfig<E> {
     }
 
     fn checked(raw: RawConfig<E::Model, E::Data>) -> Result<Self, FieldError> {
-        let RawConfig {
-            model,
-            data,
-            optimizer,
-            schedule,
-            train,
-            checkpoint,
-        } = raw;
+        let RawConfig { model, data, optimizer, schedule, train, checkpoint } = raw;
         train.check()?;
         checkpoint.check()?;
         let optimizer = optimizer.resolve()?;
         let schedule = schedule.resolve()?;
-        let config = Self {
-            model,
-            data,
-            optimizer,
-            schedule,
-            train,
-            checkpoint,
-        };
+        let config = Self { model, data, optimizer, schedule, train, checkpoint };
         E::check(&config)?;
         Ok(config)
     }

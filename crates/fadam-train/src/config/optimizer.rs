@@ -68,9 +68,7 @@ impl RawOptimizer {
 
 impl From<&AnyConfig> for RawOptimizer {
     fn from(config: &AnyConfig) -> Self {
-        table(config)
-            .try_into()
-            .expect("RawOptimizer has the fields of all four algorithms")
+        table(config).try_into().expect("RawOptimizer has the fields of all four algorithms")
     }
 }
 
@@ -81,11 +79,7 @@ fn table(config: &impl Serialize) -> Table {
 /// fadam-core's error about a field, with the key that the field has here.
 fn explain(err: &fadam_core::Error) -> FieldError {
     match err {
-        fadam_core::Error::Config {
-            field,
-            value,
-            expected,
-        } => FieldError::new(
+        fadam_core::Error::Config { field, value, expected } => FieldError::new(
             format!("optimizer.{field}"),
             format!("must be {expected}, got {value}"),
         ),

@@ -39,10 +39,7 @@ impl RawSchedule {
             return Err(FieldError::new("schedule.end", message));
         }
         if self.d_model.is_some() && self.kind != Kind::Noam {
-            return Err(FieldError::new(
-                "schedule.d_model",
-                "is only for noam schedules",
-            ));
+            return Err(FieldError::new("schedule.d_model", "is only for noam schedules"));
         }
         let end = self.end.unwrap_or(DEFAULT_END);
         let decay = match self.kind {
@@ -51,15 +48,10 @@ impl RawSchedule {
             Kind::Cosine => Decay::Cosine { end },
             Kind::InverseSqrt => Decay::InverseSqrt,
             Kind::Exponential => Decay::Exponential { end },
-            Kind::Noam => Decay::Noam {
-                d_model: self.d_model.unwrap_or(0),
-            },
+            Kind::Noam => Decay::Noam { d_model: self.d_model.unwrap_or(0) },
         };
         check(decay)?;
-        Ok(Schedule {
-            warmup: self.warmup,
-            decay,
-        })
+        Ok(Schedule { warmup: self.warmup, decay })
     }
 }
 
@@ -95,11 +87,6 @@ impl From<&Schedule> for RawSchedule {
             // Decay is non-exhaustive for us; RawSchedule::resolve makes no other.
             _ => (Kind::Constant, None, None),
         };
-        Self {
-            kind,
-            warmup: schedule.warmup,
-            end,
-            d_model,
-        }
+        Self { kind, warmup: schedule.warmup, end, d_model }
     }
 }

@@ -22,13 +22,7 @@ pub struct TrainConfig {
 
 impl Default for TrainConfig {
     fn default() -> Self {
-        Self {
-            steps: 1000,
-            batch: 16,
-            seed: 0,
-            eval_every: 100,
-            log_every: 10,
-        }
+        Self { steps: 1000, batch: 16, seed: 0, eval_every: 100, log_every: 10 }
     }
 }
 
@@ -53,10 +47,7 @@ pub struct CheckpointConfig {
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self {
-            every: 500,
-            keep: 2,
-        }
+        Self { every: 500, keep: 2 }
     }
 }
 

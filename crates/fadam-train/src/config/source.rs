@@ -30,54 +30,33 @@ impl Override {
     pub fn parse(text: &str) -> Result<Self, Error> {
         let argument = format!("--set {text}");
         let Some((path, value)) = text.split_once('=') else {
-            return Err(Error::argument(
-                argument,
-                "is not of the form key.path=value",
-            ));
+            return Err(Error::argument(argument, "is not of the form key.path=value"));
         };
         let path: Vec<String> = path.split('.').map(|key| key.trim().to_owned()).collect();
         if path.iter().any(String::is_empty) {
             return Err(Error::argument(argument, "has an empty key before the ="));
         }
         let value = value.trim();
-        let value = value
-            .parse()
-            .unwrap_or_else(|_| Value::String(value.to_owned()));
-        Ok(Self {
-            argument,
-            path,
-            value,
-        })
+        let value = value.parse().unwrap_or_else(|_| Value::String(value.to_owned()));
+        Ok(Self { argument, path, value })
     }
 
     /// `--seed N`, a short way to set `train.seed`.
     pub(crate) fn seed(seed: u64) -> Result<Self, Error> {
         let argument = format!("--seed {seed}");
         let Ok(value) = i64::try_from(seed) else {
-            return Err(Error::argument(
-                argument,
-                "is above what TOML can hold, 2^63 - 1",
-            ));
+            return Err(Error::argument(argument, "is above what TOML can hold, 2^63 - 1"));
         };
         let path = vec!["train".to_owned(), "seed".to_owned()];
-        Ok(Self {
-            argument,
-            path,
-            value: Value::Integer(value),
-        })
+        Ok(Self { argument, path, value: Value::Integer(value) })
     }
 
     /// Sets the value, creating the tables on the way.
     fn apply(&self, table: &mut Table) -> Result<(), Error> {
-        let (last, parents) = self
-            .path
-            .split_last()
-            .expect("parse() leaves at least one key");
+        let (last, parents) = self.path.split_last().expect("parse() leaves at least one key");
         let mut table = table;
         for key in parents {
-            let item = table
-                .entry(key.clone())
-                .or_insert_with(|| Value::Table(Table::new()));
+            let item = table.entry(key.clone()).or_insert_with(|| Value::Table(Table::new()));
             table = item.as_table_mut().ok_or_else(|| {
                 Error::argument(&self.argument, format!("{key} is a value, not a section"))
             })?;
@@ -104,27 +83,16 @@ pub(crate) struct Source<'a> {
 impl<'a> Source<'a> {
     pub(crate) fn read(path: Option<&Path>, overrides: &'a [Override]) -> Result<Self, Error> {
         let Some(path) = path else {
-            return Ok(Self {
-                name: "defaults".into(),
-                text: String::new(),
-                overrides,
-            });
+            return Ok(Self { name: "defaults".into(), text: String::new(), overrides });
         };
         let name = path.display().to_string();
-        let failed = |message: String| Error::Config {
-            place: name.clone(),
-            message,
-        };
+        let failed = |message: String| Error::Config { place: name.clone(), message };
         let bytes = std::fs::read(path).map_err(|err| failed(format!("cannot be read: {err}")))?;
         let text = String::from_utf8(bytes).map_err(|err| {
             let at = err.utf8_error().valid_up_to();
             failed(format!("is not UTF-8 (first bad byte at offset {at})"))
         })?;
-        Ok(Self {
-            name,
-            text,
-            overrides,
-        })
+        Ok(Self { name, text, overrides })
     }
 
     /// The text as a `T`, overrides applied. Each override is checked by itself, so that an error
@@ -153,10 +121,7 @@ impl<'a> Source<'a> {
         // Without its input the error prints as its message, then "in `train.batch`".
         err.set_input(None);
         let shown = err.to_string();
-        let key = shown
-            .lines()
-            .last()
-            .and_then(|l| l.strip_prefix("in `")?.strip_suffix('`'));
+        let key = shown.lines().last().and_then(|l| l.strip_prefix("in `")?.strip_suffix('`'));
         let message = match key {
             Some(key) if !err.message().starts_with("unknown field") => {
                 format!("{key}: {}", err.message())
@@ -176,10 +141,7 @@ impl<'a> Source<'a> {
             Some(line) => format!("{}:{line}", self.name),
             None => self.name.clone(),
         };
-        Error::Config {
-            place,
-            message: err.to_string(),
-        }
+        Error::Config { place, message: err.to_string() }
     }
 
     /// The line on which `key` is set; if it is not, the line of the section it belongs in.
@@ -202,12 +164,7 @@ impl<'a> Source<'a> {
 }
 
 fn line_of(text: &str, offset: usize) -> usize {
-    1 + text
-        .as_bytes()
-        .iter()
-        .take(offset)
-        .filter(|byte| **byte == b'\n')
-        .count()
+    1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count()
 }
 
 #[cfg(test)]
@@ -236,11 +193,7 @@ mod tests {
     #[test]
     fn a_key_is_found_in_sections_dotted_keys_and_inline_tables() {
         let text = "a.b = 1\n\n[train]\n# batch = 9\nbatch = 0\nx = {y = 1}\n";
-        let source = Source {
-            name: "t".into(),
-            text: text.into(),
-            overrides: &[],
-        };
+        let source = Source { name: "t".into(), text: text.into(), overrides: &[] };
         assert_eq!(source.line_of_key("a.b"), Some(1));
         assert_eq!(source.line_of_key("train.batch"), Some(5));
         assert_eq!(source.line_of_key("train.x.y"), Some(6));

@@ -15,11 +15,7 @@ struct Model {
 
 impl Default for Model {
     fn default() -> Self {
-        Self {
-            width: 64,
-            heads: 4,
-            scale: 1e-30,
-        }
+        Self { width: 64, heads: 4, scale: 1e-30 }
     }
 }
 
@@ -57,27 +53,15 @@ fn message(text: &str) -> String {
 
 /// The message for `arguments` of `--set`, on top of `text`.
 fn set_message(text: &str, arguments: &[&str]) -> String {
-    let overrides: Vec<_> = arguments
-        .iter()
-        .map(|a| Override::parse(a).unwrap())
-        .collect();
-    let source = Source {
-        name: "configs/x.toml".into(),
-        text: text.into(),
-        overrides: &overrides,
-    };
-    RunConfig::<Toy>::from_source(&source)
-        .expect_err("must be refused")
-        .to_string()
+    let overrides: Vec<_> = arguments.iter().map(|a| Override::parse(a).unwrap()).collect();
+    let source = Source { name: "configs/x.toml".into(), text: text.into(), overrides: &overrides };
+    RunConfig::<Toy>::from_source(&source).expect_err("must be refused").to_string()
 }
 
 #[test]
 fn an_empty_file_gives_the_defaults_of_the_paper() {
     let config = parse("").unwrap();
-    assert_eq!(
-        *config.optimizer(),
-        AnyConfig::FAdafactor(FAdafactorConfig::default())
-    );
+    assert_eq!(*config.optimizer(), AnyConfig::FAdafactor(FAdafactorConfig::default()));
     assert_eq!(*config.schedule(), Schedule::CONSTANT);
     assert_eq!(config.train().steps, 1000);
 }
@@ -85,20 +69,11 @@ fn an_empty_file_gives_the_defaults_of_the_paper() {
 #[test]
 fn a_misspelt_key_is_named_with_its_line_and_the_keys_there_are() {
     let text = message("[train]\nsteps = 5\n\n[optimizer]\nalgorithm = \"fadam\"\nroh = 0.5\n");
-    assert!(
-        text.starts_with("configs/x.toml:6: unknown field `roh`, expected one of `"),
-        "{text}"
-    );
-    assert!(
-        text.contains("`rho`") && text.ends_with("in [optimizer]"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:6: unknown field `roh`, expected one of `"), "{text}");
+    assert!(text.contains("`rho`") && text.ends_with("in [optimizer]"), "{text}");
 
     let text = message("[trian]\nsteps = 5\n");
-    assert!(
-        text.starts_with("configs/x.toml:1: unknown field `trian`, expected one of"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:1: unknown field `trian`, expected one of"), "{text}");
 }
 
 #[test]
@@ -124,11 +99,7 @@ fn a_wrong_type_is_named_with_its_line_and_key() {
 
 #[test]
 fn what_is_not_toml_is_named_with_its_line() {
-    for text in [
-        "[train]\nsteps = = 5\n",
-        "[train]\nsteps\n",
-        "[train]\nsteps = 5\nsteps = 6\n",
-    ] {
+    for text in ["[train]\nsteps = = 5\n", "[train]\nsteps\n", "[train]\nsteps = 5\nsteps = 6\n"] {
         let message = message(text);
         assert!(message.starts_with("configs/x.toml:"), "{message}");
         assert_eq!(message.lines().count(), 1, "{message}");
@@ -142,15 +113,9 @@ fn an_impossible_value_is_named_with_its_line() {
         "configs/x.toml:3: train.batch must be at least 1, got 0"
     );
     let text = message("[optimizer]\nalgorithm = \"fadam\"\nrho = 0\n");
-    assert!(
-        text.starts_with("configs/x.toml:3: optimizer.rho must be"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:3: optimizer.rho must be"), "{text}");
     let text = message("[optimizer]\nlr = nan\n");
-    assert!(
-        text.starts_with("configs/x.toml:2: optimizer.lr must be"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:2: optimizer.lr must be"), "{text}");
     assert_eq!(
         message("[model]\nheads = 5\n"),
         "configs/x.toml:2: model.heads must divide model.width = 64, got 5"
@@ -161,17 +126,11 @@ fn an_impossible_value_is_named_with_its_line() {
     );
     for (key, value) in [("steps", 0), ("eval_every", 0), ("log_every", 0)] {
         let text = message(&format!("[train]\n{key} = {value}\n"));
-        assert!(
-            text.starts_with(&format!("configs/x.toml:2: train.{key} must be")),
-            "{text}"
-        );
+        assert!(text.starts_with(&format!("configs/x.toml:2: train.{key} must be")), "{text}");
     }
     for key in ["every", "keep"] {
         let text = message(&format!("checkpoint.{key} = 0\n"));
-        assert!(
-            text.starts_with(&format!("configs/x.toml:1: checkpoint.{key} must")),
-            "{text}"
-        );
+        assert!(text.starts_with(&format!("configs/x.toml:1: checkpoint.{key} must")), "{text}");
     }
 }
 
@@ -193,16 +152,10 @@ fn a_field_of_another_schedule_is_refused() {
         "configs/x.toml:3: schedule.end is only for linear, cosine and exponential schedules"
     );
     let text = message("[schedule]\nkind = \"noam\"\n");
-    assert!(
-        text.starts_with("configs/x.toml:1: schedule.d_model must be given"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:1: schedule.d_model must be given"), "{text}");
     for end in ["-0.1", "1.5", "nan"] {
         let text = message(&format!("[schedule]\nkind = \"cosine\"\nend = {end}\n"));
-        assert!(
-            text.starts_with("configs/x.toml:3: schedule.end must be from 0 to 1"),
-            "{text}"
-        );
+        assert!(text.starts_with("configs/x.toml:3: schedule.end must be from 0 to 1"), "{text}");
     }
 }
 
@@ -227,10 +180,7 @@ fn set_overrides_the_file_and_creates_sections() {
 #[test]
 fn an_error_in_an_override_names_the_argument() {
     let text = set_message("", &["train.batch=4", "optimizer.roh=0.5"]);
-    assert!(
-        text.starts_with("--set optimizer.roh=0.5: unknown field `roh`, expected"),
-        "{text}"
-    );
+    assert!(text.starts_with("--set optimizer.roh=0.5: unknown field `roh`, expected"), "{text}");
     assert_eq!(
         set_message("", &["train.batch=many"]),
         "--set train.batch=many: invalid type: string \"many\", expected usize"
@@ -244,16 +194,10 @@ fn an_error_in_an_override_names_the_argument() {
         "configs/x.toml:2: train.batch must be at least 1, got 0"
     );
     let text = set_message("train.batch = 2", &["train.batch.size=3"]);
-    assert!(
-        text.starts_with("--set train.batch.size=3: batch is a value, not a"),
-        "{text}"
-    );
+    assert!(text.starts_with("--set train.batch.size=3: batch is a value, not a"), "{text}");
     // The field is in the file, and so the file is named, though the argument made it impossible.
     let text = set_message("[optimizer]\nrho = 0.5\n", &["optimizer.algorithm=adam"]);
-    assert!(
-        text.starts_with("configs/x.toml:2: optimizer.rho is not a field of adam"),
-        "{text}"
-    );
+    assert!(text.starts_with("configs/x.toml:2: optimizer.rho is not a field of adam"), "{text}");
 }
 
 #[test]
@@ -334,44 +278,26 @@ fn documented_defaults_are_the_real_ones() {
 #[test]
 fn the_key_table_of_an_experiment_is_compared_with_its_sections() {
     let err = check_keys::<Toy>().unwrap_err();
-    assert!(
-        err.contains("model.width") && err.contains("data.tokenizer"),
-        "{err}"
-    );
+    assert!(err.contains("model.width") && err.contains("data.tokenizer"), "{err}");
 }
 
 #[test]
 fn the_markdown_table_has_a_row_a_key() {
     let table = markdown_table(COMMON_KEYS);
     assert_eq!(table.lines().count(), 2 + COMMON_KEYS.len());
-    assert!(
-        table.lines().all(|row| row.matches('|').count() == 6),
-        "{table}"
-    );
-    assert!(
-        table.contains("| `train.batch` | integer | 16 | ≥ 1 | "),
-        "{table}"
-    );
+    assert!(table.lines().all(|row| row.matches('|').count() == 6), "{table}");
+    assert!(table.contains("| `train.batch` | integer | 16 | ≥ 1 | "), "{table}");
 }
 
 #[test]
 fn a_file_that_cannot_be_read_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let absent = folder.path().join("absent.toml");
-    let err = RunConfig::<Toy>::load(Some(&absent), &[])
-        .err()
-        .unwrap()
-        .to_string();
+    let err = RunConfig::<Toy>::load(Some(&absent), &[]).err().unwrap().to_string();
     assert!(err.contains("absent.toml: cannot be read"), "{err}");
 
     let binary = folder.path().join("binary.toml");
     std::fs::write(&binary, b"a = \"\xff\"").unwrap();
-    let err = RunConfig::<Toy>::load(Some(&binary), &[])
-        .err()
-        .unwrap()
-        .to_string();
-    assert!(
-        err.contains("binary.toml: is not UTF-8 (first bad byte at offset 5)"),
-        "{err}"
-    );
+    let err = RunConfig::<Toy>::load(Some(&binary), &[]).err().unwrap().to_string();
+    assert!(err.contains("binary.toml: is not UTF-8 (first bad byte at offset 5)"), "{err}");
 }

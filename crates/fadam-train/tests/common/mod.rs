@@ -1,9 +1,6 @@
 //! A task small enough to check to the last bit: linear regression on generated data.
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
-#![allow(
-    unreachable_pub,
-    reason = "a module of test binaries, which export nothing"
-)]
+#![allow(unreachable_pub, reason = "a module of test binaries, which export nothing")]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -61,22 +58,10 @@ impl Regression {
         let mut rng = SplitMix(config.train().seed);
         let features = faults.features.unwrap_or(FEATURES);
         let mut vars = NamedVars::new();
-        vars.insert(
-            "weight",
-            Var::from_tensor(&rng.tensor(&[features, 1])).unwrap(),
-        )
-        .unwrap();
-        vars.insert("bias", Var::from_tensor(&rng.tensor(&[1])).unwrap())
-            .unwrap();
+        vars.insert("weight", Var::from_tensor(&rng.tensor(&[features, 1])).unwrap()).unwrap();
+        vars.insert("bias", Var::from_tensor(&rng.tensor(&[1])).unwrap()).unwrap();
         let running = Var::zeros((), DType::F32, &Device::Cpu).unwrap();
-        Self {
-            vars,
-            running,
-            rng,
-            drawn: 0,
-            batch: config.train().batch,
-            faults,
-        }
+        Self { vars, running, rng, drawn: 0, batch: config.train().batch, faults }
     }
 
     fn predict(&self, x: &Tensor) -> candle_core::Result<Tensor> {
@@ -97,9 +82,7 @@ impl Task for Regression {
     }
 
     fn buffers(&self) -> NamedVars {
-        [("running".to_owned(), self.running.clone())]
-            .into_iter()
-            .collect()
+        [("running".to_owned(), self.running.clone())].into_iter().collect()
     }
 
     fn unit(&self) -> &'static str {
@@ -136,10 +119,7 @@ impl Task for Regression {
     fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {
         let x = SplitMix(99).tensor(&[32, self.vars.get("weight").unwrap().dims()[0]]);
         let y = (x.sum_keepdim(1)? * 2.0)?;
-        let loss = (self.predict(&x)? - y)?
-            .sqr()?
-            .mean_all()?
-            .to_scalar::<f32>()?;
+        let loss = (self.predict(&x)? - y)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
         let evaluation = Evaluation::new(loss.into()).metric("half_loss", f64::from(loss) / 2.0);
         Ok(evaluation.sample(format!("sample of step {step}")))
     }
@@ -149,9 +129,7 @@ impl Task for Regression {
     }
 
     fn restore(&mut self, cursor: &Value) -> anyhow::Result<()> {
-        self.drawn = cursor["drawn"]
-            .as_u64()
-            .ok_or_else(|| anyhow::anyhow!("no drawn"))?;
+        self.drawn = cursor["drawn"].as_u64().ok_or_else(|| anyhow::anyhow!("no drawn"))?;
         self.rng.0 = cursor["rng"].as_str().unwrap_or_default().parse()?;
         Ok(())
     }
@@ -175,9 +153,8 @@ impl SplitMix {
     /// Uniform on [-1, 1).
     fn tensor(&mut self, shape: &[usize]) -> Tensor {
         let n = shape.iter().product();
-        let values: Vec<f32> = (0..n)
-            .map(|_| (self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0)
-            .collect();
+        let values: Vec<f32> =
+            (0..n).map(|_| (self.next() >> 40) as f32 / (1u32 << 23) as f32 - 1.0).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 }
@@ -201,14 +178,8 @@ keep = 2
 ";
 
 pub fn config(overrides: &[&str]) -> RunConfig<Toy> {
-    let overrides: Vec<Override> = overrides
-        .iter()
-        .map(|o| Override::parse(o).unwrap())
-        .collect();
-    RunConfig::from_toml("toy.toml", CONFIG)
-        .unwrap()
-        .with(&overrides)
-        .unwrap()
+    let overrides: Vec<Override> = overrides.iter().map(|o| Override::parse(o).unwrap()).collect();
+    RunConfig::from_toml("toy.toml", CONFIG).unwrap().with(&overrides).unwrap()
 }
 
 /// Starts a run in `out`, or resumes the one there.
@@ -223,21 +194,12 @@ pub fn train_with(
     stop_at: Option<u64>,
     faults: Faults,
 ) -> anyhow::Result<Outcome> {
-    let folder = if resume {
-        RunFolder::to_resume(out)?
-    } else {
-        RunFolder::new_run(out)?
-    };
+    let folder = if resume { RunFolder::to_resume(out)? } else { RunFolder::new_run(out)? };
     let interrupt = match &faults.interrupt_at {
         Some((_, interrupt)) => interrupt.clone(),
         None => Interrupt::new(),
     };
-    let options = RunOptions {
-        stop_at,
-        quiet: true,
-        interrupt,
-        ..RunOptions::new(folder)
-    };
+    let options = RunOptions { stop_at, quiet: true, interrupt, ..RunOptions::new(folder) };
     let task = Regression::new(config, faults);
     Trainer::new(task, config, options.commit(Some("abc123")))?.run()
 }
@@ -261,9 +223,7 @@ pub fn metrics(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut()
-            .unwrap()
-            .retain(|key, _| !key.ends_with("_per_s"));
+        line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_per_s"));
         line
     };
     text.lines().map(line).collect()
@@ -281,10 +241,7 @@ pub fn assert_same_run(a: &Path, b: &Path, step: u64) {
     }
     let state = |folder: &Path| {
         let mut state = json_file(&folder.join("state.json"));
-        state
-            .as_object_mut()
-            .unwrap()
-            .retain(|key, _| !key.ends_with("_secs"));
+        state.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_secs"));
         state
     };
     assert_eq!(state(&one), state(&two));

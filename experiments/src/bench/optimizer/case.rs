@@ -93,12 +93,7 @@ impl Case {
                     (Name::Fadam | Name::Fadafactor, _) => &[Some(0.5)],
                     _ => &[None],
                 };
-                cases.extend(rhos.iter().map(|&rho| Self {
-                    name,
-                    dtype,
-                    state,
-                    rho,
-                }));
+                cases.extend(rhos.iter().map(|&rho| Self { name, dtype, state, rho }));
             }
         }
         cases.push(Self {
@@ -113,18 +108,9 @@ impl Case {
     /// The hyper-parameters: the paper's constants but for those given, and ρ. candle-nn's `AdamW` is
     /// Algorithm 3 without clipping.
     pub(crate) fn config(&self, constants: &Constants) -> AnyConfig {
-        let Constants {
-            lr,
-            weight_decay,
-            clip,
-        } = *constants;
+        let Constants { lr, weight_decay, clip } = *constants;
         let rho = self.rho.unwrap_or(FAdamConfig::default().rho);
-        let adam = |clip| AdamConfig {
-            lr,
-            weight_decay,
-            clip,
-            ..Default::default()
-        };
+        let adam = |clip| AdamConfig { lr, weight_decay, clip, ..Default::default() };
         match self.name {
             Name::Fadam => AnyConfig::FAdam(FAdamConfig {
                 lr,
@@ -199,31 +185,13 @@ mod tests {
     fn accesses_are_counted_in_the_dtype_they_are_made_in() {
         let bytes = |name, dtype, state, dims: &[usize]| {
             let rho = None;
-            Case {
-                name,
-                dtype,
-                state,
-                rho,
-            }
-            .step_bytes(dims)
+            Case { name, dtype, state, rho }.step_bytes(dims)
         };
         let (f32, bf16) = (DType::F32, DType::BF16);
-        assert_eq!(
-            bytes(Name::Fadam, f32, StateKind::F32, &[3]),
-            Some(3.0 * 40.0)
-        );
-        assert_eq!(
-            bytes(Name::Fadam, bf16, StateKind::F32, &[3]),
-            Some(3.0 * 30.0)
-        );
-        assert_eq!(
-            bytes(Name::Fadafactor, f32, StateKind::F32, &[2, 3]),
-            Some(6.0 * 32.0)
-        );
-        assert_eq!(
-            bytes(Name::Adafactor, DType::F64, StateKind::F64, &[2, 3]),
-            Some(6.0 * 56.0)
-        );
+        assert_eq!(bytes(Name::Fadam, f32, StateKind::F32, &[3]), Some(3.0 * 40.0));
+        assert_eq!(bytes(Name::Fadam, bf16, StateKind::F32, &[3]), Some(3.0 * 30.0));
+        assert_eq!(bytes(Name::Fadafactor, f32, StateKind::F32, &[2, 3]), Some(6.0 * 32.0));
+        assert_eq!(bytes(Name::Adafactor, DType::F64, StateKind::F64, &[2, 3]), Some(6.0 * 56.0));
         assert_eq!(bytes(Name::CandleAdamw, f32, StateKind::F32, &[3]), None);
     }
 

@@ -20,11 +20,7 @@ const GRADIENT_SCALES: [f64; 3] = [0.01, 0.03, 0.09];
 
 /// So large an η that a step is large beside what a bf16 parameter resolves, so large a λ that the weight
 /// decay is seen beside the step, and a c that every algorithm clips at.
-const CHECKED: Constants = Constants {
-    lr: 0.1,
-    weight_decay: 0.1,
-    clip: 0.5,
-};
+const CHECKED: Constants = Constants { lr: 0.1, weight_decay: 0.1, clip: 0.5 };
 
 /// What a step may be away from the plain one, as a share of the tensor's largest θ. f32 sums and powers
 /// are good to some 1e-6 of a step, and a step is about as large as θ here; leaving out or changing
@@ -91,10 +87,7 @@ fn compare(case: &Case, config: AnyConfig, expected: &AnyConfig) -> anyhow::Resu
 /// Every θ is where it should be, to rounding.
 fn close(dtype: DType, before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::Result<()> {
     // Not the largest movement, which is 0 where momentum and weight decay happen to cancel.
-    let largest = before
-        .iter()
-        .chain(wanted)
-        .fold(0.0, |most: f64, x| most.max(x.abs()));
+    let largest = before.iter().chain(wanted).fold(0.0, |most: f64, x| most.max(x.abs()));
     let allowed = tolerance(dtype) * largest;
     for (i, (wanted, got)) in wanted.iter().zip(got).enumerate() {
         // Not `>`: a NaN must fail.
@@ -134,9 +127,7 @@ struct Snapshot(BTreeMap<String, Vec<f64>>);
 impl Snapshot {
     fn take(vars: &NamedVars) -> candle_core::Result<Self> {
         let each = |(name, var): (&str, &Var)| Ok((name.to_owned(), values(var.as_tensor())?));
-        Ok(Self(
-            vars.iter().map(each).collect::<candle_core::Result<_>>()?,
-        ))
+        Ok(Self(vars.iter().map(each).collect::<candle_core::Result<_>>()?))
     }
 
     fn get(&self, name: &str) -> anyhow::Result<&[f64]> {

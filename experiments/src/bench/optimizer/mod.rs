@@ -45,11 +45,7 @@ use super::copy::CopyMeter;
 use super::times::Times;
 
 /// A timed step takes as long whatever these are, but for 0.
-const TIMED: Constants = Constants {
-    lr: 1e-3,
-    weight_decay: 1e-3,
-    clip: 1.0,
-};
+const TIMED: Constants = Constants { lr: 1e-3, weight_decay: 1e-3, clip: 1.0 };
 
 /// The arguments of `bench optimizer`.
 #[derive(Debug, clap::Args)]
@@ -95,11 +91,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let place = format!("{} of {}: {}", i + 1, cases.len(), case.describe());
         let row = bench.row(case, &place).with_context(|| case.describe())?;
         bench.progress.show("");
-        print_line(&if args.json {
-            serde_json::to_string(&row)?
-        } else {
-            row.table_line()
-        })?;
+        print_line(&if args.json { serde_json::to_string(&row)? } else { row.table_line() })?;
     }
     Ok(())
 }
@@ -135,11 +127,7 @@ impl Bench<'_> {
     }
 
     fn num_params(&self) -> usize {
-        self.tensors
-            .theta
-            .values()
-            .map(candle_core::Tensor::elem_count)
-            .sum()
+        self.tensors.theta.values().map(candle_core::Tensor::elem_count).sum()
     }
 
     /// Checks and measures one case.
@@ -153,8 +141,7 @@ impl Bench<'_> {
         let copy_gb_per_s = self.copy.gb_per_s();
         let times = self.time(subject.as_mut(), place)?;
         check_moved(&self.tensors, &vars)?;
-        self.progress
-            .show(&format!("{place}: saving the state, for its size"));
+        self.progress.show(&format!("{place}: saving the state, for its size"));
         let state_bytes = subject.state_bytes()?;
         let params = self.num_params();
         Ok(Row {
@@ -171,9 +158,7 @@ impl Bench<'_> {
             median_ms: times.median(),
             p10_ms: times.quantile(0.1),
             p90_ms: times.quantile(0.9),
-            gb_per_s: self
-                .step_bytes(case)
-                .map(|bytes| bytes / (times.median() * 1e6)),
+            gb_per_s: self.step_bytes(case).map(|bytes| bytes / (times.median() * 1e6)),
             copy_gb_per_s,
             state_bytes_per_param: state_bytes as f64 / params as f64,
         })
@@ -199,10 +184,6 @@ impl Bench<'_> {
 
     /// The bytes that a step must at least read or write.
     fn step_bytes(&self, case: &Case) -> Option<f64> {
-        self.tensors
-            .theta
-            .values()
-            .map(|theta| case.step_bytes(theta.dims()))
-            .sum()
+        self.tensors.theta.values().map(|theta| case.step_bytes(theta.dims())).sum()
     }
 }

@@ -22,10 +22,7 @@ impl Plain {
             m: vec![0.0; dims.iter().product()],
             f: Vec::new(),
         };
-        let f0 = f64::from(matches!(
-            plain.config,
-            AnyConfig::FAdam(_) | AnyConfig::FAdafactor(_)
-        ));
+        let f0 = f64::from(matches!(plain.config, AnyConfig::FAdam(_) | AnyConfig::FAdafactor(_)));
         let zeros = vec![0.0; plain.m.len()];
         plain.f = plain.sums(&zeros).iter().map(|_| f0).collect();
         plain
@@ -64,9 +61,7 @@ impl Plain {
                 };
                 let decay = divide(theta);
                 self.momentum(beta1, &divide(g));
-                zip3(theta, &self.m, &decay, |theta, m, w| {
-                    theta - lr * (m + weight_decay * w)
-                })
+                zip3(theta, &self.m, &decay, |theta, m, w| theta - lr * (m + weight_decay * w))
             }
             AnyConfig::Adam(adam) => self.adam(&adam, theta, g),
             AnyConfig::Adafactor(adafactor) => self.adafactor(&adafactor, theta, g),
@@ -81,9 +76,7 @@ impl Plain {
         let pairs = self.m.iter().zip(&f);
         let bar = pairs.map(|(m, f)| m / c1 / ((f / c2).sqrt() + c.eps));
         let bar = clipped(bar.collect(), c.clip);
-        zip3(theta, &bar, theta, |theta, bar, w| {
-            theta - c.lr * (bar + c.weight_decay * w)
-        })
+        zip3(theta, &bar, theta, |theta, bar, w| theta - c.lr * (bar + c.weight_decay * w))
     }
 
     fn adafactor(&mut self, c: &AdafactorConfig, theta: &[f64], g: &[f64]) -> Vec<f64> {
@@ -92,9 +85,7 @@ impl Plain {
         let bar: Vec<f64> = clipped(bar, c.clip).iter().map(|x| c.lr * x).collect();
         self.momentum(c.beta1, &bar);
         let lambda = c.weight_decay * if c.weight_decay_times_lr { c.lr } else { 1.0 };
-        zip3(theta, &self.m, theta, |theta, m, w| {
-            theta - (m + lambda * w)
-        })
+        zip3(theta, &self.m, theta, |theta, m, w| theta - (m + lambda * w))
     }
 
     /// β̂2 = β2 (1 − β2^(t−1)) / (1 − β2^t)

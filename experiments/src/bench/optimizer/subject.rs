@@ -94,9 +94,7 @@ impl Subject for Candle {
     fn set_gradients(&mut self, gradients: &Gradients) -> anyhow::Result<()> {
         let mut store = empty_store()?;
         for (name, var) in self.vars.iter() {
-            let g = gradients
-                .get(name)
-                .with_context(|| format!("no gradient for {name}"))?;
+            let g = gradients.get(name).with_context(|| format!("no gradient for {name}"))?;
             store.insert(var, g.clone());
         }
         self.gradients = store;

@@ -124,9 +124,6 @@ mod tests {
             let mean_sqr = values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32;
             assert!((mean_sqr.sqrt() / std - 1.0).abs() < 0.02);
         }
-        assert_eq!(
-            values(&tensors.theta["block1.up"]),
-            values(&again.theta["block1.up"])
-        );
+        assert_eq!(values(&tensors.theta["block1.up"]), values(&again.theta["block1.up"]));
     }
 }
