@@ -209,10 +209,10 @@ fn seeds_differ_and_repeat() {
 #[test]
 fn ctrl_c_finishes_the_step_and_the_run_resumes() {
     let bench = Bench::new();
-    bench.train(&["--out", "whole", "--quiet", "--set", "train.steps=400"]);
+    bench.train(&["--out", "whole", "--quiet", "--set", "train.steps=1500"]);
     let child = Command::new(env!("CARGO_BIN_EXE_train-llm"))
         .current_dir(bench.0.path())
-        .args(["--config", "small.toml", "--out", "cut", "--set", "train.steps=400"])
+        .args(["--config", "small.toml", "--out", "cut", "--set", "train.steps=1500"])
         .stdout(std::process::Stdio::piped())
         .stderr(std::process::Stdio::piped())
         .spawn()
@@ -232,7 +232,7 @@ fn ctrl_c_finishes_the_step_and_the_run_resumes() {
     assert!(text.contains("--resume"), "it does not say how to resume: {text}");
     let resumed = bench.run(&["--out", "cut", "--resume", "--quiet"]);
     assert!(resumed.status.success(), "{}", string(&resumed.stderr));
-    assert_same_run(&bench.path("whole"), &bench.path("cut"), "step-00000400");
+    assert_same_run(&bench.path("whole"), &bench.path("cut"), "step-00001500");
 }
 
 #[test]
