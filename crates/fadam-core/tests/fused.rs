@@ -111,7 +111,7 @@ fn shapes() -> impl Strategy<Value = Vec<usize>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(400), ..Default::default() })]
 
     #[test]
     fn fused_is_reference(config in configs(), shape in shapes(), seed in 0usize..1000, scale in -12i32..4) {

@@ -54,7 +54,7 @@ where
     #[inline(always)]
     fn run(self) -> [f64; 3] {
         let Self { g, f, third, algorithm, .. } = self;
-        let [mut first, mut second, mut last] = [Sum::new(), Sum::new(), Sum::new()];
+        let [mut first, mut second, mut last] = [Sum::<C>::new(), Sum::<C>::new(), Sum::<C>::new()];
         for ((g, f), third) in g.chunks(BLOCK).zip(f.chunks(BLOCK)).zip(third.chunks(BLOCK)) {
             for ((g, f), third) in g.chunks(STRIP).zip(f.chunks(STRIP)).zip(third.chunks(STRIP)) {
                 let n = g.len();
@@ -62,13 +62,10 @@ where
                 let (a, b, c) = (first.strip(n), second.strip(n), last.strip(n));
                 for i in 0..n {
                     let [x, y, z] = algorithm.measured(g[i].load(), f[i].load(), third[i].load());
-                    a[i] = x * x;
-                    b[i] = y * y;
-                    c[i] = z * z;
+                    a[i] = a[i] + x * x;
+                    b[i] = b[i] + y * y;
+                    c[i] = c[i] + z * z;
                 }
-                first.add(n);
-                second.add(n);
-                last.add(n);
             }
             first.flush();
             second.flush();

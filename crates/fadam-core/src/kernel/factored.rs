@@ -149,17 +149,16 @@ impl<C: Real, P: Element> Vectorised for RowsAndColumns<'_, C, P> {
     fn run(self) {
         let Self { g, rows, columns } = self;
         for (g, row) in g.chunks_exact(columns.len()).zip(rows) {
-            let mut sum = Sum::new();
+            let mut sum = Sum::<C>::new();
             for (g, columns) in g.chunks(BLOCK).zip(columns.chunks_mut(BLOCK)) {
                 for (g, columns) in g.chunks(STRIP).zip(columns.chunks_mut(STRIP)) {
                     let n = g.len();
                     let (columns, squares) = (&mut columns[..n], sum.strip(n));
                     for i in 0..n {
                         let g = g[i].load::<C>();
-                        squares[i] = g * g;
+                        squares[i] = squares[i] + g * g;
                         columns[i] = columns[i] + g * g;
                     }
-                    sum.add(n);
                 }
                 sum.flush();
             }
@@ -281,7 +280,7 @@ impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
     fn run(self) -> [f64; 2] {
         let Self { g, theta, factors: (rows, columns), numbers } = self;
         let m = columns.len();
-        let (mut x2, mut w2) = (Sum::new(), Sum::new());
+        let (mut x2, mut w2) = (Sum::<C>::new(), Sum::<C>::new());
         for ((g, theta), row) in g.chunks_exact(m).zip(theta.chunks_exact(m)).zip(rows) {
             let row = C::of(*row);
             let strips = g.chunks(STRIP).zip(theta.chunks(STRIP)).zip(columns.chunks(STRIP));
@@ -291,11 +290,9 @@ impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
                 let (a, b) = (x2.strip(n), w2.strip(n));
                 for i in 0..n {
                     let [x, w] = numbers.measured(row, columns[i], g[i].load(), theta[i].load());
-                    a[i] = x * x;
-                    b[i] = w * w;
+                    a[i] = a[i] + x * x;
+                    b[i] = b[i] + w * w;
                 }
-                x2.add(n);
-                w2.add(n);
             }
             x2.flush();
             w2.flush();

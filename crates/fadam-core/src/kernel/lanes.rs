@@ -2,19 +2,19 @@
 //!
 //! The loops of the fused step are plain Rust over slices, which the compiler turns into vector
 //! instructions; `pulp` compiles them for each instruction set and picks one at run time. A sum of floats is
-//! not reordered by the compiler, so it is written out: a strip of squares is folded in halves into
-//! [`LANES`] accumulators, which become one f64 after every [`BLOCK`]. Its bits depend on neither the
+//! not reordered by the compiler, so it is written out: into [`STRIP`] accumulators, which are
+//! folded in halves and become one f64 after every [`BLOCK`]. Its bits depend on neither the
 //! instruction set nor the number of threads.
 
 use super::number::Real;
 
-/// Accumulators of a sum.
+/// Accumulators that are folded no further, but added as f64.
 const LANES: usize = 16;
 
 /// Elements that are added up in the compute type before their sum becomes f64.
 pub(super) const BLOCK: usize = 4096;
 
-/// Elements whose squares are computed before they are added.
+/// Accumulators of a sum: enough that the loop over them is one of vectors.
 pub(super) const STRIP: usize = 256;
 
 /// Work to be compiled for each instruction set. A trait and not a closure, because only what is inlined into
@@ -39,47 +39,41 @@ pub(super) fn vectorise<V: Vectorised>(work: V) -> V::Output {
     pulp::Arch::new().dispatch(Dispatched(work))
 }
 
-/// Room for the squares of a strip, and what was added up so far.
+/// A sum of squares, added up strip upon strip and then folded.
 pub(super) struct Sum<C> {
     strip: [C; STRIP],
-    lanes: [C; LANES],
+    used: usize,
     total: f64,
 }
 
 impl<C: Real> Sum<C> {
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self { strip: [C::zero(); STRIP], lanes: [C::zero(); LANES], total: 0.0 }
+        Self { strip: [C::zero(); STRIP], used: 0, total: 0.0 }
     }
 
-    /// Room for the next `n` ≤ [`STRIP`] numbers.
+    /// The accumulators that the next `n` ≤ [`STRIP`] numbers are to be added to.
     #[inline(always)]
     pub(super) fn strip(&mut self, n: usize) -> &mut [C] {
+        self.used = self.used.max(n);
         &mut self.strip[..n]
     }
 
-    /// Adds the `n` numbers in the strip: folds it in halves down to [`LANES`], loops that vectorise.
+    /// Folds the accumulators in halves and adds them to the total: at least after every [`BLOCK`] numbers.
     #[inline(always)]
-    pub(super) fn add(&mut self, n: usize) {
-        let mut width = n.next_power_of_two().max(LANES);
-        self.strip[n..width].fill(C::zero());
+    pub(super) fn flush(&mut self) {
+        let mut width = self.used.next_power_of_two();
         while width > LANES {
             width /= 2;
             let (low, high) = self.strip.split_at_mut(width);
-            for (low, high) in low.iter_mut().zip(&high[..width]) {
+            for (low, high) in low.iter_mut().zip(&mut high[..width]) {
                 *low = *low + *high;
+                *high = C::zero();
             }
         }
-        for (lane, x) in self.lanes.iter_mut().zip(&self.strip) {
-            *lane = *lane + *x;
-        }
-    }
-
-    /// Makes the lanes one f64; at the end of a block.
-    #[inline(always)]
-    pub(super) fn flush(&mut self) {
-        self.total += self.lanes.iter().map(|lane| lane.f64()).sum::<f64>();
-        self.lanes = [C::zero(); LANES];
+        self.total += self.strip[..width].iter().map(|x| x.f64()).sum::<f64>();
+        self.strip[..width].fill(C::zero());
+        self.used = 0;
     }
 
     /// The sum of all that was flushed.
