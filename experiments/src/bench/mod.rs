@@ -27,6 +27,9 @@ enum Benchmark {
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
 /// it; that is no failure.
+///
+/// # Errors
+/// A step that is wrong, or what candle or the file system report.
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let done = match &args.benchmark {
         Benchmark::Optimizer(args) => optimizer::run(args),
