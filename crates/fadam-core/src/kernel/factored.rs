@@ -6,6 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 
 use super::access::{read, write};
+use super::descent::Descent;
 use super::lanes::{BLOCK, STRIP, Sum, Vectorised, vectorise};
 use super::number::{Element, Real, all_finite, inverse};
 use super::power::Exponent;
@@ -94,7 +95,7 @@ pub(super) fn measure<C: Real, P: Element, S: Element>(
             return Err(t.not_finite(tensor));
         }
     }
-    let [x2, w2] = squares::<C, P>(t, shape, Factored::new(rule, &measured), scratch)?;
+    let [x2, w2] = squares::<C, P>(t, shape, Descent::new(rule, &measured), scratch)?;
     if !(x2 + w2).is_finite() {
         return Ok(None);
     }
@@ -193,52 +194,6 @@ fn average<C: Real, S: Element>(
     Ok(())
 }
 
-/// The rule's numbers in the compute type.
-#[derive(Clone, Copy)]
-struct Factored<C> {
-    /// ε̂^{2ρ}
-    floor: C,
-    beta1: C,
-    share: C,
-    step: C,
-    decay: C,
-    on_manifold: bool,
-}
-
-impl<C: Real> Factored<C> {
-    fn new(rule: &Preconditioned, measured: &Measured) -> Self {
-        Self {
-            floor: C::of(measured.eps_hat.powf(2.0 * rule.rho)),
-            beta1: C::of(rule.beta1),
-            share: C::of(rule.share * measured.gradient_factor),
-            step: C::of(rule.step),
-            decay: C::of(rule.decay * measured.decay_factor),
-            on_manifold: rule.on_manifold,
-        }
-    }
-
-    #[inline(always)]
-    fn inverse(&self, row: C, column: C) -> C {
-        inverse(row * column + self.floor)
-    }
-
-    /// g/d and θ/d (0 where the decay is not on the manifold).
-    #[inline(always)]
-    fn measured(&self, row: C, column: C, g: C, theta: C) -> [C; 2] {
-        let inverse = self.inverse(row, column);
-        [g * inverse, if self.on_manifold { theta * inverse } else { C::zero() }]
-    }
-
-    /// m and θ after the step.
-    #[inline(always)]
-    fn step(&self, row: C, column: C, g: C, m: C, theta: C) -> [C; 2] {
-        let inverse = self.inverse(row, column);
-        let m = self.beta1 * m + self.share * (g * inverse);
-        let w = if self.on_manifold { theta * inverse } else { theta };
-        [m, theta - (self.step * m + self.decay * w)]
-    }
-}
-
 /// The factors of the rows and of the columns, for each task.
 fn factors<C: Real>(shape: Shape, scratch: &Scratch) -> impl Iterator<Item = (&[f64], &[C])> {
     let Shape { outer, n, m } = shape;
@@ -251,7 +206,7 @@ fn factors<C: Real>(shape: Shape, scratch: &Scratch) -> impl Iterator<Item = (&[
 fn squares<C: Real, P: Element>(
     t: &Tensors,
     shape: Shape,
-    numbers: Factored<C>,
+    numbers: Descent<C>,
     scratch: &Scratch,
 ) -> Result<[f64; 2]> {
     let (g, theta) = (read(t.g)?, read(t.theta)?);
@@ -270,7 +225,7 @@ struct Squares<'a, C, P> {
     theta: &'a [P],
     /// Of the rows, and of the columns.
     factors: (&'a [f64], &'a [C]),
-    numbers: Factored<C>,
+    numbers: Descent<C>,
 }
 
 impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
@@ -289,7 +244,7 @@ impl<C: Real, P: Element> Vectorised for Squares<'_, C, P> {
                 let (theta, columns) = (&theta[..n], &columns[..n]);
                 let (a, b) = (x2.strip(n), w2.strip(n));
                 for i in 0..n {
-                    let [x, w] = numbers.measured(row, columns[i], g[i].load(), theta[i].load());
+                    let [x, w] = numbers.measured(row * columns[i], g[i].load(), theta[i].load());
                     a[i] = a[i] + x * x;
                     b[i] = b[i] + w * w;
                 }
@@ -321,7 +276,7 @@ pub(super) fn apply<C: Real, P: Element, S: Element>(
             Ok(())
         })?;
     }
-    let numbers = Factored::<C>::new(rule, measured);
+    let numbers = Descent::<C>::new(rule, measured);
     let g = read(t.g)?;
     let g = g.slice::<P>()?;
     write::<P, _>(t.theta, |theta| {
@@ -343,7 +298,7 @@ struct Step<'a, C, P, S> {
     m: &'a mut [S],
     /// Of the rows, and of the columns.
     factors: (&'a [f64], &'a [C]),
-    numbers: Factored<C>,
+    numbers: Descent<C>,
 }
 
 impl<C: Real, P: Element, S: Element> Vectorised for Step<'_, C, P, S> {
@@ -359,7 +314,7 @@ impl<C: Real, P: Element, S: Element> Vectorised for Step<'_, C, P, S> {
             let n = g.len();
             let (theta, m, columns) = (&mut theta[..n], &mut m[..n], &columns[..n]);
             for i in 0..n {
-                let new = numbers.step(row, columns[i], g[i].load(), m[i].load(), theta[i].load());
+                let new = numbers.step(row * columns[i], g[i].load(), m[i].load(), theta[i].load());
                 m[i] = S::store(new[0]);
                 theta[i] = P::store(new[1]);
             }
@@ -378,7 +333,7 @@ pub(super) fn verify<C: Real, P: Element, S: Element>(
     if shape.elements() == 0 {
         return Ok(None);
     }
-    let numbers = Factored::<C>::new(rule, measured);
+    let numbers = Descent::<C>::new(rule, measured);
     let (g, theta, m) = (read(t.g)?, read(t.theta)?, read(&t.state.m)?);
     let tasks = shape.tasks(g.slice::<P>()?).zip(shape.tasks(theta.slice::<P>()?));
     let mut tasks = tasks.zip(shape.tasks(m.slice::<S>()?)).zip(factors::<C>(shape, scratch));

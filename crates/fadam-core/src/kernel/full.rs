@@ -2,8 +2,9 @@
 
 use candle_core::Tensor;
 
+use super::descent::Descent;
 use super::elementwise::{self, Elementwise};
-use super::number::{Element, Real, inverse};
+use super::number::{Element, Real};
 use super::power::{Exponent, General, Identity, Power, SquareRoot};
 use super::{Measured, Preconditioned, Tensors, clip_factor};
 use crate::Result;
@@ -15,15 +16,7 @@ struct Full<C, W> {
     new: C,
     offset: C,
     power: W,
-    /// ε̂^{2ρ}
-    floor: C,
-    beta1: C,
-    /// The share of g/d in m, clipping included.
-    share: C,
-    step: C,
-    /// What θ/d (or θ) is multiplied by, clipping included.
-    decay: C,
-    on_manifold: bool,
+    descent: Descent<C>,
 }
 
 impl<C: Real, W: Power<C>> Full<C, W> {
@@ -33,20 +26,14 @@ impl<C: Real, W: Power<C>> Full<C, W> {
             new: C::of(1.0 - rule.beta),
             offset: C::of(rule.offset),
             power,
-            floor: C::of(measured.eps_hat.powf(2.0 * rule.rho)),
-            beta1: C::of(rule.beta1),
-            share: C::of(rule.share * measured.gradient_factor),
-            step: C::of(rule.step),
-            decay: C::of(rule.decay * measured.decay_factor),
-            on_manifold: rule.on_manifold,
+            descent: Descent::new(rule, measured),
         }
     }
 
-    /// f after the step, and `1/d`.
+    /// f after the step.
     #[inline(always)]
-    fn precondition(&self, g: C, f: C) -> (C, C) {
-        let f = self.beta * f + self.new * (g * g + self.offset);
-        (f, inverse(self.power.apply(f) + self.floor))
+    fn fim(&self, g: C, f: C) -> C {
+        self.beta * f + self.new * (g * g + self.offset)
     }
 }
 
@@ -54,17 +41,15 @@ impl<C: Real, W: Power<C>> Elementwise<C> for Full<C, W> {
     /// g, g/d and θ/d (0 where the decay is not on the manifold).
     #[inline(always)]
     fn measured(&self, g: C, f: C, theta: C) -> [C; 3] {
-        let (_, inverse) = self.precondition(g, f);
-        let w = if self.on_manifold { theta * inverse } else { C::zero() };
-        [g, g * inverse, w]
+        let [x, w] = self.descent.measured(self.power.apply(self.fim(g, f)), g, theta);
+        [g, x, w]
     }
 
     #[inline(always)]
     fn step(&self, g: C, f: C, m: C, theta: C) -> [C; 3] {
-        let (f, inverse) = self.precondition(g, f);
-        let m = self.beta1 * m + self.share * (g * inverse);
-        let w = if self.on_manifold { theta * inverse } else { theta };
-        [f, m, theta - (self.step * m + self.decay * w)]
+        let f = self.fim(g, f);
+        let [m, theta] = self.descent.step(self.power.apply(f), g, m, theta);
+        [f, m, theta]
     }
 }
 

@@ -1,10 +1,12 @@
 //! The fused step on the CPU: two passes over memory, in place, on all threads.
 //!
 //! Pass A ([`Tensors::measure`]) only reads. It finds ε̂ and the two clipping factors of every tensor
-//! and sees every NaN and infinity, so that an error comes before anything has changed. Pass B
-//! ([`Tensors::apply`]) reads again and writes f, m and θ.
+//! and sees every NaN and infinity in a gradient, so that an error comes before anything has changed.
+//! It does not read m of Algorithms 1, 2 and 4, nor θ of 3 and 4: what is not finite there already, as in
+//! a state file, is not found. Pass B ([`Tensors::apply`]) reads again and writes f, m and θ.
 //!
-//! One tensor is a sequence of tasks of a fixed size, whose sums are added in their order, so a step gives the same bits whatever the number of threads.
+//! One tensor is a sequence of tasks of a fixed size, whose sums are added in their order, so a step
+//! gives the same bits whatever the number of threads.
 //!
 //! f32, bf16 and f16 parameters are computed in f32 with sums in f64. Where f32 cannot hold what comes up (an ε̂ so
 //! small that f underflows beside it, squares that overflow) the tensor's step is computed in f64, and checked
@@ -12,6 +14,7 @@
 
 mod access;
 mod adam;
+mod descent;
 mod elementwise;
 mod factored;
 mod full;
@@ -265,15 +268,18 @@ impl Tensors<'_> {
 
 /// `1 / max(1, RMS/c)` from a sum of squares over n elements.
 fn clip_factor(sum: f64, n: usize, clip: Option<f64>) -> f64 {
-    let rms = (sum / n.max(1) as f64).sqrt();
-    clip.map_or(1.0, |c| (rms / c).max(1.0).recip())
+    clip.map_or(1.0, |c| (rms(sum, n) / c).max(1.0).recip())
+}
+
+/// The root of the mean, from a sum of squares over n elements.
+fn rms(sum: f64, n: usize) -> f64 {
+    (sum / n.max(1) as f64).sqrt()
 }
 
 impl Preconditioned {
     /// ε̂ from Σ g² over n elements.
     fn eps_hat(&self, g2: f64, n: usize) -> f64 {
-        let rms = (g2 / n.max(1) as f64).sqrt();
-        self.eps2.map_or(self.eps, |eps2| self.eps.min(eps2 * rms))
+        self.eps2.map_or(self.eps, |eps2| self.eps.min(eps2 * rms(g2, n)))
     }
 
     /// Whether f32 cannot be trusted with this ε̂ (or, for Adafactor, with this o).
