@@ -3,10 +3,11 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fused, State, Update};
+use crate::algorithm::{Algorithm, Fused, Signal, State, Update};
 use crate::config::{not_negative, positive, share, switch};
-use crate::kernel::{Preconditioned, Rule};
-use crate::math::{clip_rms, debiased_beta2, ema, ratio};
+use crate::kernel::{Momentum, Rule};
+use crate::math::{clip_rms, debiased_beta2, ema, ratio, rms};
+use crate::report::Measures;
 use crate::{NamedOptimizer, Result};
 
 /// Adafactor, Algorithm 4: the paper's baseline for language models.
@@ -113,13 +114,21 @@ impl Algorithm for AdafactorConfig {
         State::new(theta, 0.0, true) // line 2
     }
 
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update> {
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update> {
         let beta2_hat = debiased_beta2(self.beta2, t); // line 6
-        let f = state.f.ema(beta2_hat, &(g.sqr()? + self.eps)?)?; // lines 7 to 9
-        let g_bar = clip_rms(ratio(g, &f.diagonal()?.sqrt()?)?, self.clip)?; // lines 10, 11
+        let f = state.f.ema(beta2_hat, &(&signal.squares + self.eps)?)?; // lines 7 to 9
+        let d = f.diagonal()?.sqrt()?;
+        let (g_bar, rms_natural) = clip_rms(ratio(&signal.g, &d)?, self.clip)?; // lines 10, 11
         let m = ema(self.beta1, &state.m, &(g_bar * self.lr)?)?; // line 12
-        let step = (&m + (theta * self.lambda())?)?;
-        Ok(Update { theta: (theta - step)?, state: State { m, f } }) // line 13
+        let mut step = (&m + (theta * self.lambda())?)?;
+        let (bypass, rms_auxiliary) = signal.bypass(&d, self.clip)?;
+        if let Some(bypass) = bypass {
+            step = (step + (bypass * self.lr)?)?;
+        }
+        let theta = (theta - step)?; // line 13
+        let (rms_g, eps_hat) = (rms(&signal.g)?, 0.0);
+        let measures = Measures { rms_g, eps_hat, rms_natural, rms_decay: 0.0, rms_auxiliary };
+        Ok(Update { theta, state: State { m, f }, measures })
     }
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {
@@ -137,18 +146,20 @@ impl AdafactorConfig {
 
 impl Fused for AdafactorConfig {
     fn rule(&self, t: u64) -> Rule {
-        Rule::Preconditioned(Preconditioned {
-            beta: debiased_beta2(self.beta2, t),
+        Rule {
+            t,
+            beta2: self.beta2,
             offset: self.eps,
             eps: 0.0,
             eps2: None,
             rho: 0.5,
             clip: self.clip,
             beta1: self.beta1,
+            momentum: Momentum::OfNaturalGradient { decay_on_manifold: false },
             share: (1.0 - self.beta1) * self.lr,
             step: 1.0,
             decay: self.lambda(),
-            on_manifold: false,
-        })
+            lr: self.lr,
+        }
     }
 }

@@ -3,10 +3,11 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fim, Fused, State, Update};
+use crate::algorithm::{Algorithm, Fim, Fused, Signal, State, Update};
 use crate::config::{not_negative, positive, share, switch};
-use crate::kernel::{self, Rule};
-use crate::math::{clip_rms, ema, ratio};
+use crate::kernel::{Momentum, Rule};
+use crate::math::{clip_rms, ema, ratio, rms};
+use crate::report::Measures;
 use crate::{NamedOptimizer, Result};
 
 /// Adam, Algorithm 3: the paper's baseline, with decoupled weight decay and RMS clipping.
@@ -101,15 +102,22 @@ impl Algorithm for AdamConfig {
         State::new(theta, 0.0, false) // line 2
     }
 
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update> {
-        let f = state.f.ema(self.beta2, &g.sqr()?)?; // line 6
-        let m = ema(self.beta1, &state.m, g)?; // line 7
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update> {
+        let f = state.f.ema(self.beta2, &signal.squares)?; // line 6
+        let m = ema(self.beta1, &state.m, &signal.g)?; // line 7
         let state = State { m, f };
         let m_hat = (&state.m / (1.0 - self.beta1.powf(t as f64)))?;
-        let denominator = (self.fim(t, &state)?.sqrt()? + self.eps)?;
-        let g_bar = clip_rms(ratio(&m_hat, &denominator)?, self.clip)?; // lines 8, 9
-        let step = ((g_bar + (theta * self.weight_decay)?)? * self.lr)?;
-        Ok(Update { theta: (theta - step)?, state }) // line 10
+        let d = (self.fim(t, &state)?.sqrt()? + self.eps)?;
+        let (g_bar, rms_natural) = clip_rms(ratio(&m_hat, &d)?, self.clip)?; // lines 8, 9
+        let mut direction = (g_bar + (theta * self.weight_decay)?)?;
+        let (bypass, rms_auxiliary) = signal.bypass(&d, self.clip)?;
+        if let Some(bypass) = bypass {
+            direction = (direction + bypass)?;
+        }
+        let theta = (theta - (direction * self.lr)?)?; // line 10
+        let (rms_g, eps_hat) = (rms(&signal.g)?, self.eps);
+        let measures = Measures { rms_g, eps_hat, rms_natural, rms_decay: 0.0, rms_auxiliary };
+        Ok(Update { theta, state, measures })
     }
 
     /// `f / (1 − β2^t)`, the bias-corrected f that line 8 divides by; f₀ = 0 before the first step.
@@ -124,15 +132,20 @@ impl Algorithm for AdamConfig {
 
 impl Fused for AdamConfig {
     fn rule(&self, t: u64) -> Rule {
-        Rule::Adam(kernel::Adam {
-            beta1: self.beta1,
+        Rule {
+            t,
             beta2: self.beta2,
-            m_correction: 1.0 - self.beta1.powf(t as f64),
-            f_correction: 1.0 - self.beta2.powf(t as f64),
+            offset: 0.0,
             eps: self.eps,
+            eps2: None,
+            rho: 0.5,
             clip: self.clip,
+            beta1: self.beta1,
+            momentum: Momentum::OfGradient,
+            share: 1.0 - self.beta1,
+            step: self.lr,
+            decay: self.lr * self.weight_decay,
             lr: self.lr,
-            weight_decay: self.weight_decay,
-        })
+        }
     }
 }

@@ -4,7 +4,8 @@ use candle_core::{D, DType, Tensor};
 
 use crate::Result;
 use crate::kernel::Rule;
-use crate::math::{compute_dtype, ema, ratio};
+use crate::math::{clip_rms, compute_dtype, ema, ratio};
+use crate::report::Measures;
 
 /// One of the paper's algorithms with its hyper-parameters, as it acts on one tensor.
 ///
@@ -33,11 +34,11 @@ pub trait Algorithm: Clone + Fused {
     /// Only if candle cannot allocate.
     fn init(&self, theta: &Tensor) -> Result<State>;
 
-    /// One step. `t` counts from 1, `g` is the gradient of the loss (the step descends).
+    /// One step. `t` counts from 1; the step descends.
     ///
     /// # Errors
     /// Only if candle fails.
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update>;
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update>;
 
     /// The diagonal FIM that step `t` divided by, shaped as θ.
     ///
@@ -53,6 +54,27 @@ pub trait Fused: Send + Sync {
     fn rule(&self, t: u64) -> Rule;
 }
 
+/// What a step learns from, for one tensor.
+#[derive(Debug, Clone)]
+pub struct Signal {
+    /// The gradient of the loss.
+    pub g: Tensor,
+    /// The estimate of the diagonal FIM that f averages: g², or what [`Fisher`](crate::Fisher) says.
+    pub squares: Tensor,
+    /// The gradient of an auxiliary loss that is no log-likelihood, and its weight.
+    pub auxiliary: Option<(Tensor, f64)>,
+}
+
+impl Signal {
+    /// `w · clip(u / d)`, what an auxiliary gradient u of weight w adds to the direction of a step (the weight
+    /// decay of Eq. 28 with another gradient), and RMS(u / d); `None` and 0 without one.
+    pub(crate) fn bypass(&self, d: &Tensor, clip: Option<f64>) -> Result<(Option<Tensor>, f64)> {
+        let Some((u, weight)) = &self.auxiliary else { return Ok((None, 0.0)) };
+        let (direction, rms) = clip_rms(ratio(u, d)?, clip)?;
+        Ok((Some((direction * *weight)?), rms))
+    }
+}
+
 /// What a step makes of one tensor: nothing is changed in place.
 #[derive(Debug, Clone)]
 pub struct Update {
@@ -60,29 +82,31 @@ pub struct Update {
     pub theta: Tensor,
     /// `m_t` and `f_t`.
     pub state: State,
+    /// What was measured on the way.
+    pub measures: Measures,
 }
 
 /// The state of one tensor.
 #[derive(Debug, Clone)]
-pub struct State {
+pub struct State<T = Tensor> {
     /// The momentum m, shaped as θ.
-    pub m: Tensor,
+    pub m: T,
     /// The diagonal Fisher information.
-    pub f: Fim,
+    pub f: Fim<T>,
 }
 
 /// A diagonal Fisher information matrix, kept element by element or as row and column sums.
 #[derive(Debug, Clone)]
-pub enum Fim {
+pub enum Fim<T = Tensor> {
     /// f, shaped as θ.
-    Full(Tensor),
+    Full(T),
     /// Sums over the last two dimensions `[…, n, m]`, independently for each leading index:
     /// `f = R C / ΣR`.
     Factored {
         /// `[…, n]`: sums over the columns.
-        r: Tensor,
+        r: T,
         /// `[…, m]`: sums over the rows.
-        c: Tensor,
+        c: T,
     },
 }
 
@@ -101,20 +125,28 @@ impl State {
         Ok(Self { m: theta.zeros_like()?, f })
     }
 
-    /// The tensors by their names in the paper: `m` and `f`, or `m`, `R` and `C`.
-    pub(crate) fn tensors(&self) -> Vec<(&'static str, &Tensor)> {
+    /// The same state in the dtype that steps are computed in.
+    pub(crate) fn to_compute_dtype(&self) -> Result<Self> {
+        let dtype: DType = compute_dtype(self.m.device());
+        self.map(|_, x| Ok(x.to_dtype(dtype)?))
+    }
+}
+
+impl<T> State<T> {
+    /// All by their names in the paper: `m` and `f`, or `m`, `R` and `C`.
+    pub(crate) fn named(&self) -> Vec<(&'static str, &T)> {
         match &self.f {
             Fim::Full(f) => vec![("m", &self.m), ("f", f)],
             Fim::Factored { r, c } => vec![("m", &self.m), ("R", r), ("C", c)],
         }
     }
 
-    /// The same state with every tensor, called by its name, replaced.
-    pub(crate) fn map(
+    /// A state of what `each` makes of each of this one, called by its name.
+    pub(crate) fn map<U>(
         &self,
-        mut each: impl FnMut(&'static str, &Tensor) -> Result<Tensor>,
-    ) -> Result<Self> {
-        Ok(Self {
+        mut each: impl FnMut(&'static str, &T) -> Result<U>,
+    ) -> Result<State<U>> {
+        Ok(State {
             m: each("m", &self.m)?,
             f: match &self.f {
                 Fim::Full(f) => Fim::Full(each("f", f)?),
@@ -122,34 +154,44 @@ impl State {
             },
         })
     }
+}
 
-    /// The same state in another dtype.
-    pub(crate) fn to_dtype(&self, dtype: DType) -> Result<Self> {
-        self.map(|_, x| Ok(x.to_dtype(dtype)?))
+impl<T> State<T> {
+    /// A state of what `each` makes of each of two, called by its name.
+    pub(crate) fn zip<U, V>(
+        &self,
+        other: &State<U>,
+        mut each: impl FnMut(&'static str, &T, &U) -> Result<V>,
+    ) -> Result<State<V>> {
+        let f = match (&self.f, &other.f) {
+            (Fim::Full(a), Fim::Full(b)) => Fim::Full(each("f", a, b)?),
+            (Fim::Factored { r, c }, Fim::Factored { r: r2, c: c2 }) => {
+                Fim::Factored { r: each("R", r, r2)?, c: each("C", c, c2)? }
+            }
+            _ => return Err(candle_core::Error::msg("a full and a factored FIM").into()),
+        };
+        Ok(State { m: each("m", &self.m, &other.m)?, f })
     }
+}
 
-    /// The same state in the dtype that steps are computed in.
-    pub(crate) fn to_compute_dtype(&self) -> Result<Self> {
-        self.to_dtype(compute_dtype(self.m.device()))
+impl<T> Fim<T> {
+    /// f where it is kept element by element.
+    pub(crate) fn as_full(&self) -> Option<&T> {
+        match self {
+            Self::Full(f) => Some(f),
+            Self::Factored { .. } => None,
+        }
     }
 }
 
 impl Fim {
-    /// f where it is kept element by element.
-    pub(crate) fn full(&self) -> Result<&Tensor> {
-        match self {
-            Self::Full(f) => Ok(f),
-            Self::Factored { .. } => Err(candle_core::Error::msg("a factored FIM in Adam").into()),
-        }
-    }
-
-    /// `f ← β f + (1 − β) g²`, or the same of the row and column sums of `g²`.
-    pub(crate) fn ema(&self, beta: f64, g2: &Tensor) -> Result<Self> {
+    /// `f ← β f + (1 − β) q`, or the same of the row and column sums of `q`.
+    pub(crate) fn ema(&self, beta: f64, q: &Tensor) -> Result<Self> {
         Ok(match self {
-            Self::Full(f) => Self::Full(ema(beta, f, g2)?),
+            Self::Full(f) => Self::Full(ema(beta, f, q)?),
             Self::Factored { r, c } => Self::Factored {
-                r: ema(beta, r, &g2.sum(D::Minus1)?)?,
-                c: ema(beta, c, &g2.sum(D::Minus2)?)?,
+                r: ema(beta, r, &q.sum(D::Minus1)?)?,
+                c: ema(beta, c, &q.sum(D::Minus2)?)?,
             },
         })
     }

@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fused, State, Update};
+use crate::algorithm::{Algorithm, Fused, Signal, State, Update};
 use crate::kernel::Rule;
 use crate::{AdafactorConfig, AdamConfig, Error, FAdafactorConfig, FAdamConfig, Result};
 
@@ -77,8 +77,8 @@ impl Algorithm for AnyConfig {
         each!(self, c => c.init(theta))
     }
 
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update> {
-        each!(self, c => c.update(t, g, theta, state))
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update> {
+        each!(self, c => c.update(t, signal, theta, state))
     }
 
     fn fim(&self, t: u64, state: &State) -> Result<Tensor> {

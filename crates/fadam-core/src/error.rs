@@ -30,6 +30,13 @@ pub enum Error {
         names: Vec<String>,
     },
 
+    /// Parameters that have a gradient but no estimate of the FIM beside it.
+    #[error("the Fisher estimator was given nothing for {names:?}")]
+    MissingSquares {
+        /// Every such parameter, sorted.
+        names: Vec<String>,
+    },
+
     /// A gradient holds NaN or infinity.
     #[error("the gradient of {name:?} is not finite")]
     NonFiniteGradient {
@@ -47,6 +54,13 @@ pub enum Error {
         name: String,
         /// `theta`, `m`, `f`, `R` or `C`.
         tensor: &'static str,
+    },
+
+    /// A mean of squares that is negative somewhere.
+    #[error("the squares given for {name:?} are negative somewhere: no estimate of its FIM")]
+    NegativeSquares {
+        /// The parameter.
+        name: String,
     },
 
     /// A gradient whose shape is not that of its parameter.
@@ -74,6 +88,24 @@ pub enum Error {
         name: String,
         /// Its dtype.
         dtype: DType,
+    },
+
+    /// Something that this build or device cannot do for a parameter.
+    #[error("{name:?}: {reason}")]
+    Unsupported {
+        /// The parameter.
+        name: String,
+        /// What, and why.
+        reason: &'static str,
+    },
+
+    /// A parameter group that cannot be.
+    #[error("parameter group {pattern:?}: {reason}")]
+    Group {
+        /// Its pattern.
+        pattern: String,
+        /// What is wrong with it.
+        reason: String,
     },
 
     /// Two parameters under one name.

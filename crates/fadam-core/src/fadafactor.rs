@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fused, State, Update};
+use crate::algorithm::{Algorithm, Fused, Signal, State, Update};
 use crate::config::switch;
 use crate::kernel::Rule;
 use crate::math::debiased_beta2;
@@ -103,10 +103,10 @@ impl Algorithm for FAdafactorConfig {
         State::new(theta, 1.0, true) // line 2
     }
 
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update> {
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update> {
         let beta2_hat = debiased_beta2(self.beta2, t); // line 6
-        let f = state.f.ema(beta2_hat, &g.sqr()?)?; // lines 7 to 9
-        self.fadam().descend(g, theta, &state.m, f) // lines 10 to 16
+        let f = state.f.ema(beta2_hat, &signal.squares)?; // lines 7 to 9
+        self.fadam().descend(signal, theta, &state.m, f) // lines 10 to 16
     }
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {

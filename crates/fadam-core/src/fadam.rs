@@ -3,10 +3,11 @@
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::algorithm::{Algorithm, Fim, Fused, State, Update};
+use crate::algorithm::{Algorithm, Fim, Fused, Signal, State, Update};
 use crate::config::{not_negative, positive, share, switch};
-use crate::kernel::{Preconditioned, Rule};
+use crate::kernel::{Momentum, Rule};
 use crate::math::{clip_rms, debiased_beta2, ema, power, ratio, rms};
+use crate::report::Measures;
 use crate::{NamedOptimizer, Result};
 
 /// FAdam, Algorithm 1: natural gradient descent with a diagonal empirical Fisher information.
@@ -122,10 +123,10 @@ impl Algorithm for FAdamConfig {
         State::new(theta, 1.0, false) // line 2
     }
 
-    fn update(&self, t: u64, g: &Tensor, theta: &Tensor, state: &State) -> Result<Update> {
+    fn update(&self, t: u64, signal: &Signal, theta: &Tensor, state: &State) -> Result<Update> {
         let beta2_hat = debiased_beta2(self.beta2, t); // line 6
-        let f = state.f.ema(beta2_hat, &g.sqr()?)?; // line 7
-        self.descend(g, theta, &state.m, f)
+        let f = state.f.ema(beta2_hat, &signal.squares)?; // line 7
+        self.descend(signal, theta, &state.m, f)
     }
 
     fn fim(&self, _t: u64, state: &State) -> Result<Tensor> {
@@ -135,34 +136,46 @@ impl Algorithm for FAdamConfig {
 
 impl FAdamConfig {
     /// Lines 8 to 14 (10 to 16 of Algorithm 2), from `f_t` on.
-    pub(crate) fn descend(&self, g: &Tensor, theta: &Tensor, m: &Tensor, f: Fim) -> Result<Update> {
-        let eps_hat = match self.eps2 {
-            Some(eps2) => self.eps.min(eps2 * rms(g)?), // line 8
-            None => self.eps,
-        };
-        let denominator = (power(&f.diagonal()?, self.rho)? + eps_hat.powf(2.0 * self.rho))?;
-        let g_nat = clip_rms(ratio(g, &denominator)?, self.clip)?; // lines 9, 10
+    pub(crate) fn descend(
+        &self,
+        signal: &Signal,
+        theta: &Tensor,
+        m: &Tensor,
+        f: Fim,
+    ) -> Result<Update> {
+        let rms_g = rms(&signal.g)?;
+        let eps_hat = self.eps2.map_or(self.eps, |eps2| self.eps.min(eps2 * rms_g)); // line 8
+        let d = (power(&f.diagonal()?, self.rho)? + eps_hat.powf(2.0 * self.rho))?;
+        let (g_nat, rms_natural) = clip_rms(ratio(&signal.g, &d)?, self.clip)?; // lines 9, 10
         let m = ema(self.beta1, m, &g_nat)?; // line 11
-        let g_w = clip_rms(ratio(theta, &denominator)?, self.clip)?; // lines 12, 13
-        let step = ((&m + (g_w * self.weight_decay)?)? * self.lr)?;
-        Ok(Update { theta: (theta - step)?, state: State { m, f } }) // line 14
+        let (g_w, rms_decay) = clip_rms(ratio(theta, &d)?, self.clip)?; // lines 12, 13
+        let mut direction = (&m + (g_w * self.weight_decay)?)?;
+        let (bypass, rms_auxiliary) = signal.bypass(&d, self.clip)?; // section 3.4.3
+        if let Some(bypass) = bypass {
+            direction = (direction + bypass)?;
+        }
+        let theta = (theta - (direction * self.lr)?)?; // line 14
+        let measures = Measures { rms_g, eps_hat, rms_natural, rms_decay, rms_auxiliary };
+        Ok(Update { theta, state: State { m, f }, measures })
     }
 }
 
 impl Fused for FAdamConfig {
     fn rule(&self, t: u64) -> Rule {
-        Rule::Preconditioned(Preconditioned {
-            beta: debiased_beta2(self.beta2, t),
+        Rule {
+            t,
+            beta2: self.beta2,
             offset: 0.0,
             eps: self.eps,
             eps2: self.eps2,
             rho: self.rho,
             clip: self.clip,
             beta1: self.beta1,
+            momentum: Momentum::OfNaturalGradient { decay_on_manifold: true },
             share: 1.0 - self.beta1,
             step: self.lr,
             decay: self.lr * self.weight_decay,
-            on_manifold: true,
-        })
+            lr: self.lr,
+        }
     }
 }

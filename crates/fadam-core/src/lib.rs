@@ -1,12 +1,18 @@
 #![doc = include_str!("../README.md")]
 
+mod accumulate;
 mod adafactor;
 mod adam;
 mod algorithm;
 mod config;
+mod ema;
 mod error;
+mod ewc;
 mod fadafactor;
 mod fadam;
+mod fisher;
+mod group;
+mod inplace;
 #[allow(
     clippy::inline_always,
     clippy::needless_range_loop,
@@ -18,19 +24,27 @@ mod math;
 mod optimizer;
 mod param;
 mod params;
+mod report;
 pub mod schedule;
 mod state_file;
+mod step;
 
+pub use accumulate::{Accumulated, Accumulator, global_norm};
 pub use adafactor::{Adafactor, AdafactorConfig};
 pub use adam::{Adam, AdamConfig};
-pub use algorithm::{Algorithm, Fim, State, Update};
+pub use algorithm::{Algorithm, Fim, Signal, State, Update};
 pub use config::AnyConfig;
+pub use ema::WeightEma;
 pub use error::{Error, Result};
+pub use ewc::Ewc;
 pub use fadafactor::{FAdafactor, FAdafactorConfig};
 pub use fadam::{FAdam, FAdamConfig};
+pub use fisher::{Fisher, LossGradients};
+pub use group::{Group, Rounding, StateFormat};
 pub use optimizer::NamedOptimizer;
 pub use param::Backend;
 pub use params::{Gradients, NamedVars};
+pub use report::{Measures, Quantiles, StepReport, TensorReport};
 pub use schedule::Schedule;
 
 /// An optimizer whose algorithm is chosen at run time.

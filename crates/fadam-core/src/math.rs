@@ -36,11 +36,11 @@ pub(crate) fn ratio(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     Ok(b.eq(0.0)?.where_cond(&a.zeros_like()?, &(a / b)?)?)
 }
 
-/// `x / max(1, RMS(x)/c)`: no step's RMS is above `c`. `None` leaves x as it is.
-pub(crate) fn clip_rms(x: Tensor, c: Option<f64>) -> Result<Tensor> {
-    let Some(c) = c else { return Ok(x) };
-    let factor = (rms(&x)? / c).max(1.0);
-    if factor == 1.0 { Ok(x) } else { Ok((x / factor)?) }
+/// `x / max(1, RMS(x)/c)`, so that no step's RMS is above `c` (`None` leaves x as it is), and RMS(x).
+pub(crate) fn clip_rms(x: Tensor, c: Option<f64>) -> Result<(Tensor, f64)> {
+    let rms = rms(&x)?;
+    let factor = c.map_or(1.0, |c| (rms / c).max(1.0));
+    Ok((if factor == 1.0 { x } else { (x / factor)? }, rms))
 }
 
 /// The exponential moving average `β·old + (1 − β)·new`.

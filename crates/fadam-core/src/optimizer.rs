@@ -1,12 +1,14 @@
-//! The optimizer itself: walks the parameters by name and applies one algorithm to each.
+//! The optimizer itself: its parameters, groups and settings. A step is in `step.rs`.
 
 use candle_core::backprop::GradStore;
-use candle_core::{Tensor, Var};
-use rayon::prelude::*;
+use candle_core::{DType, Tensor, Var};
 
 use crate::algorithm::Algorithm;
+use crate::config::positive;
+use crate::group::{Group, Precision};
 use crate::param::Param;
-use crate::{Backend, Error, Gradients, NamedVars, Result};
+use crate::report::{Quantiles, StepReport, TensorReport};
+use crate::{Backend, Error, NamedVars, Result};
 
 /// An optimizer of named parameters by algorithm `A`: [`FAdam`](crate::FAdam),
 /// [`FAdafactor`](crate::FAdafactor), [`Adam`](crate::Adam), [`Adafactor`](crate::Adafactor), or
@@ -40,41 +42,139 @@ use crate::{Backend, Error, Gradients, NamedVars, Result};
 #[derive(Debug)]
 pub struct NamedOptimizer<A> {
     pub(crate) config: A,
+    pub(crate) groups: Vec<Group<A>>,
     /// Calls that changed something.
     pub(crate) steps: u64,
+    /// Those that are trained, sorted by name.
     pub(crate) params: Vec<Param>,
+    /// Those that are not.
+    pub(crate) frozen: NamedVars,
     /// Where the parameters are stored, sorted.
-    storages: Vec<usize>,
-    backend: Backend,
-    skip_missing: bool,
-    skip_non_finite: bool,
-    skipped_steps: u64,
+    pub(crate) storages: Vec<usize>,
+    pub(crate) backend: Backend,
+    pub(crate) skip_missing: bool,
+    pub(crate) skip_non_finite: bool,
+    pub(crate) maximize: bool,
+    pub(crate) max_grad_norm: Option<f64>,
+    pub(crate) grad_norm: Option<f64>,
+    pub(crate) skipped_steps: u64,
 }
 
 impl<A: Algorithm> NamedOptimizer<A> {
     /// An optimizer of these parameters, with a fresh state: f64 for f64 parameters, f32 for f32,
-    /// bf16 and f16.
+    /// bf16 and f16 (see [`Group::state`] for less).
     ///
     /// # Errors
     /// A hyper-parameter that is impossible, a parameter that is not floating point, two parameters
     /// that share their storage.
     pub fn from_named(vars: NamedVars, config: A) -> Result<Self> {
         config.validate()?;
-        let storages = vars.check()?;
-        let params = vars
-            .into_iter()
-            .map(|(name, var)| Param::new(name, var, &config))
-            .collect::<Result<_>>()?;
-        Ok(Self {
+        let mut optimizer = Self {
             config,
+            groups: Vec::new(),
             steps: 0,
-            params,
-            storages,
+            params: Vec::new(),
+            frozen: NamedVars::new(),
+            storages: Vec::new(),
             backend: Backend::default(),
             skip_missing: false,
             skip_non_finite: false,
+            maximize: false,
+            max_grad_norm: None,
+            grad_norm: None,
             skipped_steps: 0,
-        })
+        };
+        optimizer.arrange(vars, Vec::new())?;
+        Ok(optimizer)
+    }
+
+    /// The same with parameter groups; see [`set_groups`](Self::set_groups).
+    ///
+    /// # Errors
+    /// As of [`set_groups`](Self::set_groups).
+    pub fn groups(mut self, groups: Vec<Group<A>>) -> Result<Self> {
+        self.set_groups(groups)?;
+        Ok(self)
+    }
+
+    /// Sets the parameter groups, before or in mid-run. A parameter keeps its state and step count if its algorithm
+    /// and the format of its state stay; else, or when it was frozen before, it starts with a fresh state.
+    ///
+    /// # Errors
+    /// A group that no parameter belongs to, or whose config is impossible or has another learning rate; low precision
+    /// where there is none. Nothing is changed then.
+    pub fn set_groups(&mut self, groups: Vec<Group<A>>) -> Result<()> {
+        self.arrange(NamedVars::new(), groups)
+    }
+
+    /// Takes in more parameters in mid-run, with fresh states and step counts of their own.
+    ///
+    /// # Errors
+    /// [`Error::DuplicateName`], and as of [`from_named`](Self::from_named). Nothing is changed then.
+    pub fn add(&mut self, vars: NamedVars) -> Result<()> {
+        self.arrange(vars, self.groups.clone())
+    }
+
+    /// Puts all parameters, old and new, into groups.
+    fn arrange(&mut self, new: NamedVars, groups: Vec<Group<A>>) -> Result<()> {
+        for group in &groups {
+            group.validate(&self.config)?;
+        }
+        let mut all = self.vars();
+        for (name, var) in new {
+            all.insert(name, var)?;
+        }
+        let storages = all.check()?;
+        let (mut fresh, mut frozen, mut used) =
+            (Vec::new(), NamedVars::new(), vec![false; groups.len()]);
+        for (name, var) in all {
+            let at = groups.iter().position(|group| group.matches(&name, var.rank()));
+            let group = at.map(|at| {
+                used[at] = true;
+                &groups[at]
+            });
+            if group.is_some_and(Group::is_frozen) {
+                frozen.insert(name, var)?;
+                continue;
+            }
+            let config = group.map_or_else(|| self.config.clone(), |g| g.resolve(&self.config));
+            let precision = group.map_or_else(Precision::default, Group::precision);
+            let index = at.map_or(0, |at| at + 1);
+            let stays = self.find(&name).is_ok_and(|param| {
+                param.algorithm == config.name() && param.precision == precision
+            });
+            fresh.push(if stays {
+                (name, index, None)
+            } else {
+                let param = Param::new(name.clone(), var, &config, index, precision)?;
+                (name, index, Some(param))
+            });
+        }
+        if let Some(at) = used.iter().position(|used| !used) {
+            return Err(Error::Group {
+                pattern: groups[at].pattern().to_owned(),
+                reason: "no parameter belongs to it (the first group that matches counts)".into(),
+            });
+        }
+        // From here on nothing can fail.
+        let mut old = std::mem::take(&mut self.params).into_iter().peekable();
+        for (name, group, param) in fresh {
+            while old.peek().is_some_and(|param| param.name < name) {
+                old.next();
+            }
+            let kept = old.next_if(|param| param.name == name);
+            let mut param = param.or(kept).expect("kept where it is not fresh");
+            param.group = group;
+            self.params.push(param);
+        }
+        (self.frozen, self.groups, self.storages) = (frozen, groups, storages);
+        Ok(())
+    }
+
+    /// All parameters, frozen ones too.
+    pub fn vars(&self) -> NamedVars {
+        let trained = self.params.iter().map(|p| (p.name.clone(), p.var.clone()));
+        trained.chain(self.frozen.clone()).collect()
     }
 
     /// How steps are computed; [`Backend::Fused`] by default.
@@ -100,63 +200,23 @@ impl<A: Algorithm> NamedOptimizer<A> {
         self
     }
 
-    /// One step. The gradients are those of the loss: the step descends.
+    /// Whether a step goes up: the gradients are those of an objective (a log-likelihood) that is to grow.
+    /// Weight decay still decays.
+    #[must_use]
+    pub fn maximize(mut self, maximize: bool) -> Self {
+        self.maximize = maximize;
+        self
+    }
+
+    /// Clips the gradients of all parameters together to this norm before anything else, as baselines do
+    /// (`FAdam` has RMS clipping instead, and the paper does without this: section B.3). `None`: off.
     ///
     /// # Errors
-    /// [`Error::MissingGradient`] (all names), [`Error::NonFiniteGradient`],
-    /// [`Error::NonFiniteUpdate`], [`Error::GradientShape`], [`Error::UnknownParameter`] for a gradient
-    /// of no parameter, [`Error::Config`] for a learning rate set to NaN. Nothing is changed then.
-    pub fn step_named(&mut self, gradients: &Gradients) -> Result<()> {
-        self.config.validate()?;
-        self.check_names(gradients)?;
-        match self.prepare(gradients) {
-            Ok(()) => self.apply(),
-            Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
-                if self.skip_non_finite =>
-            {
-                self.skipped_steps += 1;
-                Ok(())
-            }
-            Err(err) => Err(err),
-        }
-    }
-
-    fn check_names(&self, gradients: &Gradients) -> Result<()> {
-        if let Some(name) = gradients.keys().find(|name| self.find(name).is_err()) {
-            return Err(Error::UnknownParameter { name: name.clone() });
-        }
-        let missing: Vec<String> = self
-            .params
-            .iter()
-            .filter(|p| !gradients.contains_key(&p.name))
-            .map(|p| p.name.clone())
-            .collect();
-        if self.skip_missing || missing.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::MissingGradient { names: missing })
-        }
-    }
-
-    /// Pass A of every parameter that has a gradient: what pass B will do, or the first (in sorted order)
-    /// that is wrong. Changes neither parameters nor state.
-    fn prepare(&mut self, gradients: &Gradients) -> Result<()> {
-        let Self { config, params, storages, backend, .. } = self;
-        params
-            .par_iter_mut()
-            .map(|p| p.prepare(config, *backend, storages, gradients.get(&p.name)))
-            .collect::<Vec<Result<()>>>() // in order, so that the error is the first name's
-            .into_iter()
-            .collect()
-    }
-
-    /// Pass B of every parameter that is prepared, backwards: what pass A read last is still in the cache, and
-    /// the next pass A begins where this one ends.
-    fn apply(&mut self) -> Result<()> {
-        let Self { config, params, .. } = self;
-        params.par_iter_mut().rev().map(|p| p.apply(config)).collect::<Result<()>>()?;
-        self.steps += 1;
-        Ok(())
+    /// [`Error::Config`] if it is not above 0.
+    pub fn max_grad_norm(mut self, norm: Option<f64>) -> Result<Self> {
+        norm.map_or(Ok(()), |norm| positive("max_grad_norm", norm))?;
+        self.max_grad_norm = norm;
+        Ok(self)
     }
 
     /// The number of steps taken, skipped ones not counted.
@@ -169,36 +229,43 @@ impl<A: Algorithm> NamedOptimizer<A> {
         self.skipped_steps
     }
 
-    /// The hyper-parameters.
+    /// The hyper-parameters, but for what groups have of their own.
     pub fn config(&self) -> &A {
         &self.config
     }
 
-    /// Replaces the hyper-parameters; the state stays.
+    /// Replaces the hyper-parameters; the state stays. Groups keep their own configs but for the learning rate.
     ///
     /// # Errors
-    /// [`Error::Config`] if one is impossible; the old ones then stay.
+    /// [`Error::Config`] if one is impossible, [`Error::Group`] for another algorithm; the old ones then stay.
     pub fn set_config(&mut self, config: A) -> Result<()> {
         config.validate()?;
+        if config.name() != self.config.name() {
+            return Err(Error::Group {
+                pattern: "*".into(),
+                reason: format!("its state is of {}, not of {}", self.config.name(), config.name()),
+            });
+        }
         self.config = config;
         Ok(())
     }
 
-    /// The names of the parameters, sorted.
+    /// The names of the parameters that are trained, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.params.iter().map(|p| p.name.as_str())
     }
 
-    /// The diagonal FIM that the last step divided by (a copy), shaped as the parameter, in the dtype of the
-    /// state: reconstructed for `FAdafactor` and `Adafactor`, bias-corrected for `Adam`, f₀ before the
-    /// first step. Footnote 14 of the paper: elastic weight consolidation can use it as it is.
+    /// The diagonal FIM that the last step divided by (a copy), shaped as the parameter, in f32 (f64 for f64
+    /// parameters): reconstructed for `FAdafactor` and `Adafactor`, bias-corrected for `Adam`, f₀ before the
+    /// first step. Footnote 14 of the paper: elastic weight consolidation can use it as it is; see
+    /// [`Ewc`](crate::Ewc).
     ///
     /// # Errors
     /// [`Error::UnknownParameter`].
     pub fn fim(&self, name: &str) -> Result<Tensor> {
         let p = self.find(name)?;
-        let fim = self.config.fim(p.t, &p.state.to_compute_dtype()?)?;
-        Ok(fim.to_dtype(p.state.m.dtype())?.copy()?)
+        let fim = self.config_of(p.group).fim(p.t, &p.plain_state()?.to_compute_dtype()?)?;
+        Ok(fim.to_dtype(p.number_dtype())?.copy()?)
     }
 
     /// The momentum m of a parameter, shaped as it: a copy, which later steps do not change. (That of
@@ -207,11 +274,48 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// # Errors
     /// [`Error::UnknownParameter`].
     pub fn momentum(&self, name: &str) -> Result<Tensor> {
-        Ok(self.find(name)?.state.m.copy()?)
+        let p = self.find(name)?;
+        Ok(p.plain_state()?.m.to_dtype(p.number_dtype())?.copy()?)
+    }
+
+    /// The last step in numbers. Measuring costs the step nothing; the quantiles of the FIM are computed here.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub fn report(&self) -> Result<StepReport> {
+        let mut tensors = Vec::new();
+        for p in &self.params {
+            let Some(measures) = p.last else { continue };
+            let config = self.config_of(p.group);
+            let fim = self.fim(&p.name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+            let clip = config.rule(p.t.max(1)).clip;
+            tensors.push(TensorReport {
+                name: p.name.clone(),
+                t: p.t,
+                lr: config.lr(),
+                measures,
+                clipped: clip.is_some_and(|c| measures.rms_natural > c),
+                fim: Quantiles::of(fim),
+            });
+        }
+        Ok(StepReport {
+            step: self.steps,
+            skipped: self.skipped_steps,
+            grad_norm: self.grad_norm,
+            tensors,
+        })
+    }
+
+    /// The hyper-parameters of a group: 0 is the optimizer's own config, k + 1 group k.
+    pub(crate) fn config_of(&self, group: usize) -> A {
+        match group.checked_sub(1) {
+            None => self.config.clone(),
+            Some(at) => self.groups[at].resolve(&self.config),
+        }
     }
 
     /// The parameter of that name; they are sorted.
-    fn find(&self, name: &str) -> Result<&Param> {
+    pub(crate) fn find(&self, name: &str) -> Result<&Param> {
         self.params
             .binary_search_by(|p| p.name.as_str().cmp(name))
             .map(|at| &self.params[at])

@@ -1,10 +1,15 @@
 //! One parameter of an optimizer, and its two-pass step.
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{DType, Device, Tensor, Var};
 
-use crate::algorithm::{Algorithm, State, Update};
-use crate::kernel::{self, Measured, Scratch, Tensors};
+use crate::algorithm::{Algorithm, Fim, Signal, State, Update};
+use crate::fisher::{Input, SquaresInput};
+use crate::group::{Precision, Rounding, StateFormat};
+use crate::kernel::{
+    self, BLOCK, Code, Matrices, Measured, Noise, Scratch, SquaresOf, Stored, Task, Tensors, Terms,
+};
 use crate::math::{compute_dtype, is_finite};
+use crate::report::Measures;
 use crate::{Error, Result};
 
 /// How steps are computed.
@@ -24,8 +29,17 @@ pub enum Backend {
 pub(crate) struct Param {
     pub(crate) name: String,
     pub(crate) var: Var,
+    /// The variable's own tensor, as it is kept.
+    pub(crate) theta: Stored,
+    /// Its group: 0 for the optimizer's own config, k + 1 for group k.
+    pub(crate) group: usize,
+    pub(crate) algorithm: &'static str,
+    pub(crate) precision: Precision,
     pub(crate) t: u64,
-    pub(crate) state: State,
+    pub(crate) state: State<Stored>,
+    pub(crate) tasks: Vec<Task>,
+    /// Of the last step; `None` before one.
+    pub(crate) last: Option<Measures>,
     scratch: Scratch,
     prepared: Option<Prepared>,
 }
@@ -33,17 +47,57 @@ pub(crate) struct Param {
 /// What pass A leaves for pass B.
 #[derive(Debug)]
 enum Prepared {
-    /// The gradient, contiguous and in the parameter's dtype, and what was measured.
-    Fused(Tensor, Measured),
+    Fused(Terms, Measured),
     Reference(Update),
 }
 
+/// Tensors of fewer elements are not worth 8-bit blocks.
+const LEAST_FOR_BLOCKS: usize = 4096;
+
 impl Param {
     /// A parameter with the state of before the first step.
-    pub(crate) fn new<A: Algorithm>(name: String, var: Var, config: &A) -> Result<Self> {
+    pub(crate) fn new<A: Algorithm>(
+        name: String,
+        var: Var,
+        config: &A,
+        group: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        check_precision(&name, &var, precision)?;
         let theta = var.as_detached_tensor().to_dtype(state_dtype(var.dtype()))?;
         let state = config.init(&theta)?;
-        Ok(Self { name, var, t: 0, state, scratch: Scratch::default(), prepared: None })
+        let tasks = match &state.f {
+            Fim::Full(_) => kernel::of_full(var.elem_count()),
+            Fim::Factored { .. } => kernel::of_factored(Matrices::of(var.dims())),
+        };
+        let mut format = precision.state;
+        if format == StateFormat::Blocks8 && var.elem_count() < LEAST_FOR_BLOCKS {
+            format = StateFormat::Full;
+        }
+        let blocks = tasks.last().map_or(0, |task| task.blocks().end);
+        let state = state.map(|kind, x| stored(kind, x, format, blocks, &tasks))?;
+        let tensor = var.as_tensor().clone();
+        let theta = match precision.rounding {
+            Rounding::Stochastic if var.dtype() == DType::BF16 => Stored::Stochastic(tensor),
+            Rounding::Compensated if var.dtype() == DType::BF16 => {
+                Stored::Compensated { low: tensor.zeros_like()?, high: tensor }
+            }
+            _ => Stored::Plain(tensor),
+        };
+        Ok(Self {
+            name,
+            var,
+            theta,
+            group,
+            algorithm: config.name(),
+            precision,
+            t: 0,
+            state,
+            tasks,
+            last: None,
+            scratch: Scratch::default(),
+            prepared: None,
+        })
     }
 
     /// Pass A. Without a gradient, nothing will happen.
@@ -52,26 +106,38 @@ impl Param {
         config: &A,
         backend: Backend,
         storages: &[usize],
-        g: Option<&Tensor>,
+        input: Option<Input<'_>>,
     ) -> Result<()> {
         self.prepared = None;
-        let Some(g) = g else { return Ok(()) };
-        if g.shape() != self.var.shape() {
-            return Err(Error::GradientShape {
-                name: self.name.clone(),
-                expected: self.var.shape().clone(),
-                got: g.shape().clone(),
-            });
-        }
+        let Some(input) = input else { return Ok(()) };
+        self.check_shapes(&input)?;
         self.prepared = Some(if backend == Backend::Fused && kernel::takes(&self.var) {
-            let Self { name, var: theta, state, t, scratch, .. } = self;
-            let g = kernel::gradient(theta, g, storages)?;
-            let tensors = Tensors { name, theta, state, g: &g };
+            let terms = terms(&input, storages)?;
+            let Self { name, theta, state, t, tasks, scratch, .. } = self;
+            let tensors = Tensors { name, theta, state, terms: &terms, tasks };
             let measured = tensors.measure(&config.rule(*t + 1), scratch)?;
-            Prepared::Fused(g, measured)
+            Prepared::Fused(terms, measured)
         } else {
-            Prepared::Reference(self.update(config, g)?)
+            Prepared::Reference(self.update(config, &input)?)
         });
+        Ok(())
+    }
+
+    fn check_shapes(&self, input: &Input<'_>) -> Result<()> {
+        let squares = match input.squares {
+            SquaresInput::OfGradient => None,
+            SquaresInput::Given(x) | SquaresInput::Sampled(x, _) => Some(x),
+        };
+        let auxiliary = input.auxiliary.map(|(u, _)| u);
+        for tensor in [Some(input.g), squares, auxiliary].into_iter().flatten() {
+            if tensor.shape() != self.var.shape() {
+                return Err(Error::GradientShape {
+                    name: self.name.clone(),
+                    expected: self.var.shape().clone(),
+                    got: tensor.shape().clone(),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -79,43 +145,133 @@ impl Param {
     pub(crate) fn apply<A: Algorithm>(&mut self, config: &A) -> Result<()> {
         match self.prepared.take() {
             None => return Ok(()),
-            Some(Prepared::Fused(g, measured)) => {
-                let Self { name, var: theta, state, t, scratch, .. } = &*self;
-                let tensors = Tensors { name, theta, state, g: &g };
+            Some(Prepared::Fused(terms, measured)) => {
+                let Self { name, theta, state, t, tasks, scratch, .. } = &*self;
+                let tensors = Tensors { name, theta, state, terms: &terms, tasks };
                 tensors.apply(&config.rule(t + 1), &measured, scratch)?;
+                self.last = Some(measured.measures);
             }
-            Some(Prepared::Reference(Update { theta, state })) => {
-                self.var.set(&theta)?;
-                self.state = state;
+            Some(Prepared::Reference(Update { theta, state, measures })) => {
+                let noise = Noise::new(&self.name, self.t + 1);
+                if let Stored::Plain(_) = self.theta {
+                    self.var.set(&theta.to_dtype(self.var.dtype())?)?;
+                } else {
+                    self.theta.replaced(&theta, &self.tasks, noise, "theta")?;
+                }
+                self.state = self
+                    .state
+                    .zip(&state, |kind, old, new| old.replaced(new, &self.tasks, noise, kind))?;
+                self.last = Some(measures);
             }
         }
         self.t += 1;
         Ok(())
     }
 
-    /// What a step by tensor operations makes of this parameter, in the dtypes it is stored in.
-    fn update<A: Algorithm>(&self, config: &A, g: &Tensor) -> Result<Update> {
+    /// Lets go of what pass A left.
+    pub(crate) fn forget(&mut self) {
+        self.prepared = None;
+    }
+
+    /// The dtype that m and f are given out in.
+    pub(crate) fn number_dtype(&self) -> DType {
+        state_dtype(self.var.dtype())
+    }
+
+    /// m and f as plain numbers.
+    pub(crate) fn plain_state(&self) -> Result<State> {
+        self.state.map(|_, x| x.decode(&self.tasks))
+    }
+
+    /// What a step by tensor operations makes of this parameter, in the compute dtype.
+    fn update<A: Algorithm>(&self, config: &A, input: &Input<'_>) -> Result<Update> {
         let compute = compute_dtype(self.var.device());
-        let g = g.detach().to_dtype(compute)?;
-        if !is_finite(&g)? {
-            return Err(Error::NonFiniteGradient { name: self.name.clone() });
-        }
-        let theta = self.var.as_detached_tensor().to_dtype(compute)?;
-        let new = config.update(self.t + 1, &g, &theta, &self.state.to_compute_dtype()?)?;
-        let finite = |tensor: &'static str, x: &Tensor, dtype: DType| {
-            let x = x.to_dtype(dtype)?;
+        let given = |x: &Tensor| {
+            let x = x.detach().to_dtype(compute)?;
             if is_finite(&x)? {
                 Ok(x)
+            } else {
+                Err(Error::NonFiniteGradient { name: self.name.clone() })
+            }
+        };
+        let scaled = |x: &Tensor| Ok::<_, Error>((given(x)? * input.gamma)?);
+        let g = scaled(input.g)?;
+        let squares = match input.squares {
+            SquaresInput::OfGradient => g.sqr()?,
+            SquaresInput::Given(q) => (given(q)? * (input.gamma * input.gamma))?,
+            SquaresInput::Sampled(s, batch) => (scaled(s)?.sqr()? * batch)?,
+        };
+        let auxiliary = input.auxiliary.map(|(u, weight)| Ok::<_, Error>((scaled(u)?, weight)));
+        let signal = Signal { g, squares, auxiliary: auxiliary.transpose()? };
+        let theta = self.theta.decode(&self.tasks)?.detach().to_dtype(compute)?;
+        let new =
+            config.update(self.t + 1, &signal, &theta, &self.plain_state()?.to_compute_dtype()?)?;
+        let finite = |tensor: &'static str, x: &Tensor, dtype: DType| {
+            if is_finite(&x.to_dtype(dtype)?)? {
+                Ok(())
             } else {
                 Err(Error::NonFiniteUpdate { name: self.name.clone(), tensor })
             }
         };
-        let dtype = self.state.m.dtype();
-        Ok(Update {
-            state: new.state.map(|tensor, x| finite(tensor, x, dtype))?,
-            theta: finite("theta", &new.theta, self.var.dtype())?,
-        })
+        self.state.zip(&new.state, |kind, old, new| finite(kind, new, old.range_dtype()))?;
+        finite("theta", &new.theta, self.theta.range_dtype())?;
+        Ok(new)
     }
+}
+
+/// What a step is told, as the kernel reads it.
+fn terms(input: &Input<'_>, storages: &[usize]) -> Result<Terms> {
+    let readable = |x: &Tensor| kernel::gradient(x, storages);
+    Ok(Terms {
+        g: readable(input.g)?,
+        gamma: input.gamma,
+        squares: match input.squares {
+            SquaresInput::OfGradient => SquaresOf::Gradient,
+            SquaresInput::Given(q) => SquaresOf::Given(readable(q)?),
+            SquaresInput::Sampled(s, batch) => SquaresOf::Sampled(readable(s)?, batch),
+        },
+        auxiliary: match input.auxiliary {
+            Some((u, weight)) => Some((readable(u)?, weight)),
+            None => None,
+        },
+    })
+}
+
+/// m, f, R or C as it is to be kept, from its plain numbers.
+fn stored(
+    kind: &str,
+    x: &Tensor,
+    format: StateFormat,
+    blocks: usize,
+    tasks: &[Task],
+) -> Result<Stored> {
+    let code = match (kind, format) {
+        ("m" | "f", StateFormat::Bf16) => {
+            return Ok(Stored::Stochastic(x.to_dtype(DType::BF16)?));
+        }
+        ("m", StateFormat::Blocks8) => Code::Signed,
+        ("f", StateFormat::Blocks8) => Code::Positive,
+        _ => return Ok(Stored::Plain(x.clone())),
+    };
+    let codes = Tensor::zeros(x.shape(), DType::U8, &Device::Cpu)?;
+    let scales = Tensor::ones(blocks, DType::F32, &Device::Cpu)?;
+    debug_assert!(blocks >= x.elem_count().div_ceil(BLOCK));
+    Stored::Blocks { codes, scales, code }.replaced(x, tasks, Noise::new("", 0), kind)
+}
+
+/// Low precision is the CPU kernel's, for what it is of use to.
+fn check_precision(name: &str, var: &Var, precision: Precision) -> Result<()> {
+    let unsupported = |reason| Err(Error::Unsupported { name: name.to_owned(), reason });
+    if precision == Precision::default() {
+        return Ok(());
+    }
+    if !kernel::takes(var) {
+        return unsupported("low precision needs a contiguous parameter on the CPU");
+    }
+    if precision.state != StateFormat::Full && var.dtype() == DType::F64 {
+        return unsupported("an f64 parameter has its state in f64; low precision would waste it");
+    }
+    Ok(())
 }
 
 /// The dtype of a parameter's state.

@@ -1,92 +1,145 @@
-//! Slices of candle tensors on the CPU, and how a tensor is cut into tasks.
+//! Slices of candle tensors on the CPU.
 
 use std::cell::Cell;
-use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
 use candle_core::{CpuStorage, InplaceOp1, Layout, Storage, Tensor};
-use rayon::prelude::*;
+use half::{bf16, f16};
 
-use super::lanes::BLOCK;
-use super::number::Element;
 use crate::{Error, Result};
 
-/// Elements of a task: small enough to balance, large enough to be worth one.
-pub(super) const TASK: usize = 8 * BLOCK;
-
-/// A contiguous CPU tensor, locked for reading.
-pub(super) struct Read<G> {
-    storage: G,
-    range: Range<usize>,
+/// The elements of a contiguous CPU tensor.
+#[derive(Clone, Copy)]
+pub(crate) enum Slice<'a> {
+    F32(&'a [f32]),
+    F64(&'a [f64]),
+    Bf16(&'a [bf16]),
+    F16(&'a [f16]),
+    U8(&'a [u8]),
 }
 
-/// Locks a tensor for reading.
-pub(super) fn read(tensor: &Tensor) -> Result<Read<impl Deref<Target = Storage>>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Some((start, end)) = layout.contiguous_offsets() else {
-        return Err(Error::Candle(candle_core::Error::RequiresContiguous { op: "fadam-step" }));
-    };
-    Ok(Read { storage, range: start..end })
-}
+impl Slice<'_> {
+    /// Whether no number is NaN or infinite.
+    pub(super) fn is_finite(&self) -> bool {
+        match self {
+            Self::F32(x) => x.iter().all(|x| x.is_finite()),
+            Self::F64(x) => x.iter().all(|x| x.is_finite()),
+            Self::Bf16(x) => x.iter().all(|x| x.is_finite()),
+            Self::F16(x) => x.iter().all(|x| x.is_finite()),
+            Self::U8(_) => true,
+        }
+    }
 
-impl<G: Deref<Target = Storage>> Read<G> {
-    pub(super) fn slice<T: Element>(&self) -> Result<&[T]> {
-        let Storage::Cpu(storage) = &*self.storage else {
-            return Err(Error::Candle(candle_core::Error::msg("fadam-step: not a CPU tensor")));
-        };
-        Ok(&storage.as_slice::<T>()?[self.range.clone()])
+    /// Whether a number is below 0.
+    pub(super) fn is_negative(&self) -> bool {
+        match self {
+            Self::F32(x) => x.iter().any(|x| *x < 0.0),
+            Self::F64(x) => x.iter().any(|x| *x < 0.0),
+            Self::Bf16(x) => x.iter().any(|x| x.to_f32() < 0.0),
+            Self::F16(x) => x.iter().any(|x| x.to_f32() < 0.0),
+            Self::U8(_) => false,
+        }
     }
 }
 
-/// Changes the elements of a contiguous CPU tensor in place.
-pub(super) fn write<T: Element, R>(
-    tensor: &Tensor,
-    f: impl FnOnce(&mut [T]) -> Result<R>,
+/// The same, to be changed.
+pub(crate) enum SliceMut<'a> {
+    F32(&'a mut [f32]),
+    F64(&'a mut [f64]),
+    Bf16(&'a mut [bf16]),
+    F16(&'a mut [f16]),
+    U8(&'a mut [u8]),
+}
+
+/// A contiguous CPU tensor, locked for reading.
+pub(crate) struct Read<'a> {
+    /// A guard, of whichever lock candle uses.
+    storage: Box<dyn Deref<Target = Storage> + 'a>,
+    elements: Range<usize>,
+}
+
+/// Locks a tensor for reading.
+pub(crate) fn read(tensor: &Tensor) -> Result<Read<'_>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Some((start, end)) = layout.contiguous_offsets() else {
+        return Err(Error::Candle(candle_core::Error::RequiresContiguous { op: OP }));
+    };
+    Ok(Read { storage: Box::new(storage), elements: start..end })
+}
+
+impl Read<'_> {
+    pub(crate) fn slice(&self) -> Result<Slice<'_>> {
+        let at = self.elements.clone();
+        Ok(match self.storage.deref().deref() {
+            Storage::Cpu(CpuStorage::F32(x)) => Slice::F32(&x[at]),
+            Storage::Cpu(CpuStorage::F64(x)) => Slice::F64(&x[at]),
+            Storage::Cpu(CpuStorage::BF16(x)) => Slice::Bf16(&x[at]),
+            Storage::Cpu(CpuStorage::F16(x)) => Slice::F16(&x[at]),
+            Storage::Cpu(CpuStorage::U8(x)) => Slice::U8(&x[at]),
+            _ => return Err(unsupported().into()),
+        })
+    }
+}
+
+/// Changes the elements of contiguous CPU tensors in place, all at once. No two of them may share a storage.
+pub(crate) fn write<R>(
+    tensors: &[&Tensor],
+    f: impl FnOnce(Vec<SliceMut<'_>>) -> Result<R>,
 ) -> Result<R> {
-    let op = InPlace { f: Cell::new(Some(f)), result: Cell::new(None), of: PhantomData };
-    tensor.inplace_op1(&op)?;
+    nested(tensors, Vec::with_capacity(tensors.len()), f)
+}
+
+/// Locks the first of `rest`, and within that the others. `held` is what is locked already.
+fn nested<R, F: FnOnce(Vec<SliceMut<'_>>) -> Result<R>>(
+    rest: &[&Tensor],
+    held: Vec<SliceMut<'_>>,
+    f: F,
+) -> Result<R> {
+    let Some((first, rest)) = rest.split_first() else { return f(held) };
+    let op = InPlace {
+        f: Cell::new(Some(move |slice: SliceMut<'_>| {
+            let mut held = held;
+            held.push(slice);
+            nested(rest, held, f)
+        })),
+        result: Cell::new(None),
+    };
+    first.inplace_op1(&op)?;
     op.result.take().expect("candle ran the op, or returned an error")
 }
 
 /// Runs a closure on the elements as a candle op; candle locks the storage meanwhile.
-struct InPlace<T, F, R> {
+struct InPlace<F, R> {
     f: Cell<Option<F>>,
     result: Cell<Option<Result<R>>>,
-    of: PhantomData<T>,
 }
 
-impl<T: Element, R, F: FnOnce(&mut [T]) -> Result<R>> InplaceOp1 for InPlace<T, F, R> {
+impl<R, F: FnOnce(SliceMut<'_>) -> Result<R>> InplaceOp1 for InPlace<F, R> {
     fn name(&self) -> &'static str {
-        "fadam-step"
+        OP
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> candle_core::Result<()> {
         let Some((start, end)) = layout.contiguous_offsets() else {
-            return Err(candle_core::Error::RequiresContiguous { op: "fadam-step" });
+            return Err(candle_core::Error::RequiresContiguous { op: OP });
         };
-        let Some(data) = T::slice_mut(storage) else {
-            candle_core::bail!("fadam-step: expected a tensor of {:?}", T::DTYPE)
+        let slice = match storage {
+            CpuStorage::F32(x) => SliceMut::F32(&mut x[start..end]),
+            CpuStorage::F64(x) => SliceMut::F64(&mut x[start..end]),
+            CpuStorage::BF16(x) => SliceMut::Bf16(&mut x[start..end]),
+            CpuStorage::F16(x) => SliceMut::F16(&mut x[start..end]),
+            CpuStorage::U8(x) => SliceMut::U8(&mut x[start..end]),
+            _ => return Err(unsupported()),
         };
-        let f = self.f.take();
-        self.result.set(f.map(|f| f(&mut data[start..end])));
+        self.result.set(self.f.take().map(|f| f(slice)));
         Ok(())
     }
 }
 
-/// `f` of each task in parallel; the results added in order.
-pub(super) fn sum_tasks<const K: usize>(
-    tasks: usize,
-    f: impl Fn(usize) -> [f64; K] + Sync + Send,
-) -> [f64; K] {
-    let add = |a: [f64; K], b: [f64; K]| std::array::from_fn(|k| a[k] + b[k]);
-    if tasks <= 1 {
-        return (0..tasks).map(f).fold([0.0; K], add);
-    }
-    let sums: Vec<[f64; K]> = (0..tasks).into_par_iter().map(f).collect();
-    sums.into_iter().fold([0.0; K], add)
-}
+/// The name of the op in candle's errors.
+const OP: &str = "fadam-step";
 
-/// Task `k` of a slice.
-pub(super) fn task<T>(of: &[T], k: usize) -> &[T] {
-    &of[k * TASK..((k + 1) * TASK).min(of.len())]
+/// Construction of an optimizer refuses all that could lead here.
+fn unsupported() -> candle_core::Error {
+    candle_core::Error::msg("fadam-step: a tensor that is not on the CPU, or of another dtype")
 }

@@ -1,126 +1,112 @@
-//! Algorithms 1, 2 and 4 on a tensor whose f is kept element by element.
+//! 1/d of a tensor whose f is kept element by element.
 
-use candle_core::Tensor;
-
-use super::descent::Descent;
-use super::elementwise::{self, Elementwise};
-use super::number::{Element, Real};
-use super::power::{Exponent, General, Identity, Power, SquareRoot};
-use super::{Measured, Preconditioned, Tensors, clip_factor};
-use crate::Result;
+use super::number::{Real, inverse};
+use super::power::Power;
+use super::{Measured, Rule};
 
 /// The rule's numbers in the compute type.
 #[derive(Clone, Copy)]
-struct Full<C, W> {
+pub(super) struct Full<C> {
     beta: C,
     new: C,
     offset: C,
-    power: W,
-    descent: Descent<C>,
+    /// `1/(1 − β2^t)` where f is corrected after the average, else 1.
+    correction: C,
+    /// ε̂^{2ρ}
+    floor: C,
 }
 
-impl<C: Real, W: Power<C>> Full<C, W> {
-    fn new(rule: &Preconditioned, measured: &Measured, power: W) -> Self {
+impl<C: Real> Full<C> {
+    pub(super) fn new(rule: &Rule, measured: &Measured) -> Self {
         Self {
-            beta: C::of(rule.beta),
-            new: C::of(1.0 - rule.beta),
+            beta: C::of(rule.beta()),
+            new: C::of(1.0 - rule.beta()),
             offset: C::of(rule.offset),
-            power,
-            descent: Descent::new(rule, measured),
+            correction: C::of(rule.f_correction()),
+            floor: C::of(rule.floor(measured)),
         }
     }
 
-    /// f after the step.
+    /// `f_t = β f + (1 − β)(q + o)`
     #[inline(always)]
-    fn fim(&self, g: C, f: C) -> C {
-        self.beta * f + self.new * (g * g + self.offset)
+    fn fim(&self, q: C, f: C) -> C {
+        self.beta * f + self.new * (q + self.offset)
     }
-}
 
-impl<C: Real, W: Power<C>> Elementwise<C> for Full<C, W> {
-    /// g, g/d and θ/d (0 where the decay is not on the manifold).
+    /// `1 / (f_t^ρ + ε̂^{2ρ})`
     #[inline(always)]
-    fn measured(&self, g: C, f: C, theta: C) -> [C; 3] {
-        let [x, w] = self.descent.measured(self.power.apply(self.fim(g, f)), g, theta);
-        [g, x, w]
+    fn inverse(&self, f: C, power: impl Power<C>) -> C {
+        inverse(power.of(f * self.correction) + self.floor)
     }
+}
 
+/// 1/d of the elements of a strip.
+pub(super) trait Inverse<C> {
+    /// Of element i with the gradient g.
+    fn at(&mut self, i: usize, g: C) -> C;
+}
+
+/// The estimate of the FIM of the elements of a strip.
+pub(super) trait Estimate<C>: Copy {
+    fn at(self, i: usize, g: C) -> C;
+}
+
+/// g².
+#[derive(Clone, Copy)]
+pub(super) struct OfGradient;
+
+impl<C: Real> Estimate<C> for OfGradient {
     #[inline(always)]
-    fn step(&self, g: C, f: C, m: C, theta: C) -> [C; 3] {
-        let f = self.fim(g, f);
-        let [m, theta] = self.descent.step(self.power.apply(f), g, m, theta);
-        [f, m, theta]
+    fn at(self, _: usize, g: C) -> C {
+        g * g
     }
 }
 
-/// `$do`, with `$numbers` the rule's numbers for its ρ.
-macro_rules! for_rho {
-    ($rule:expr, $measured:expr, $numbers:ident => $do:expr) => {
-        match Exponent::of($rule.rho) {
-            Exponent::Half => {
-                let $numbers = Full::<C, _>::new($rule, $measured, SquareRoot);
-                $do
-            }
-            Exponent::One => {
-                let $numbers = Full::<C, _>::new($rule, $measured, Identity);
-                $do
-            }
-            Exponent::Other(rho) => {
-                let $numbers = Full::<C, _>::new($rule, $measured, General::new(rho));
-                $do
-            }
-        }
-    };
-}
-
-/// Pass A.
-pub(super) fn measure<C: Real, P: Element, S: Element>(
-    t: &Tensors,
-    f: &Tensor,
-    rule: &Preconditioned,
-) -> Result<Option<Measured>> {
-    let n = t.theta.elem_count();
-    let tensors = [t.g, f, t.theta];
-    let mut measured = Measured::start::<C>(rule.eps);
-    // With ε̂ = ε; and once more if the gradient says that ε̂ is less.
-    loop {
-        let [g2, x2, w2] = for_rho!(rule, &measured, numbers => {
-            elementwise::sums::<C, P, S, P>(tensors, numbers)?
-        });
-        t.check_gradient::<P>(g2)?;
-        let eps_hat = rule.eps_hat(g2, n);
-        if !C::CAREFUL && (!g2.is_finite() || rule.needs_care(eps_hat)) {
-            return Ok(None);
-        }
-        if eps_hat < measured.eps_hat {
-            measured.eps_hat = eps_hat;
-            continue;
-        }
-        if !(x2 + w2).is_finite() {
-            return Ok(None);
-        }
-        measured.gradient_factor = clip_factor(x2, n, rule.clip);
-        measured.decay_factor = clip_factor(w2, n, rule.clip);
-        return Ok(Some(measured));
+impl<C: Real> Estimate<C> for &[C] {
+    #[inline(always)]
+    fn at(self, i: usize, _: C) -> C {
+        self[i]
     }
 }
 
-/// Pass B.
-pub(super) fn apply<C: Real, P: Element, S: Element>(
-    t: &Tensors,
-    f: &Tensor,
-    rule: &Preconditioned,
-    measured: &Measured,
-) -> Result<()> {
-    for_rho!(rule, measured, numbers => elementwise::apply::<C, P, S>(t, f, numbers))
+/// From f as it was; f_t is not kept. The strips have the length of the loop.
+pub(super) struct Reading<'a, C, Q, P> {
+    pub(super) numbers: Full<C>,
+    pub(super) power: P,
+    pub(super) q: Q,
+    pub(super) f: &'a [C],
 }
 
-/// What pass B would make not finite.
-pub(super) fn verify<C: Real, P: Element, S: Element>(
-    t: &Tensors,
-    f: &Tensor,
-    rule: &Preconditioned,
-    measured: &Measured,
-) -> Result<Option<&'static str>> {
-    for_rho!(rule, measured, numbers => elementwise::verify::<C, P, S>(t, f, numbers))
+impl<C: Real, Q: Estimate<C>, P: Power<C>> Inverse<C> for Reading<'_, C, Q, P> {
+    #[inline(always)]
+    fn at(&mut self, i: usize, g: C) -> C {
+        let f = self.numbers.fim(self.q.at(i, g), self.f[i]);
+        self.numbers.inverse(f, self.power)
+    }
+}
+
+/// From f as it was, which becomes f_t.
+pub(super) struct Writing<'a, C, Q, P> {
+    pub(super) numbers: Full<C>,
+    pub(super) power: P,
+    pub(super) q: Q,
+    pub(super) f: &'a mut [C],
+}
+
+impl<C: Real, Q: Estimate<C>, P: Power<C>> Inverse<C> for Writing<'_, C, Q, P> {
+    #[inline(always)]
+    fn at(&mut self, i: usize, g: C) -> C {
+        self.f[i] = self.numbers.fim(self.q.at(i, g), self.f[i]);
+        self.numbers.inverse(self.f[i], self.power)
+    }
+}
+
+/// As it was found before.
+pub(super) struct Found<'a, C>(pub(super) &'a [C]);
+
+impl<C: Real> Inverse<C> for Found<'_, C> {
+    #[inline(always)]
+    fn at(&mut self, i: usize, _: C) -> C {
+        self.0[i]
+    }
 }

@@ -2,12 +2,13 @@
 
 use super::number::Real;
 
-/// `f^ρ`.
+/// ρ.
 #[derive(Clone, Copy)]
 pub(super) enum Exponent {
     Half,
     One,
-    Other(f64),
+    /// Any other, in the two parts that [`Real::power`] takes.
+    Other(f64, f64),
 }
 
 impl Exponent {
@@ -17,7 +18,8 @@ impl Exponent {
         } else if rho == 1.0 {
             Self::One
         } else {
-            Self::Other(rho)
+            let whole = (rho * 65536.0).round() / 65536.0;
+            Self::Other(whole, rho - whole)
         }
     }
 
@@ -25,14 +27,14 @@ impl Exponent {
         match self {
             Self::Half => f.sqrt(),
             Self::One => f,
-            Self::Other(rho) => f.powf(rho),
+            Self::Other(whole, rest) => f.powf(whole + rest),
         }
     }
 }
 
-/// f^ρ in the compute type: a type for each case, so that a loop is compiled for it.
-pub(super) trait Power<C>: Copy + Send + Sync {
-    fn apply(self, f: C) -> C;
+/// x^ρ for x ≥ 0 in the compute type: a type for each case, so that a loop is compiled for it.
+pub(super) trait Power<C>: Copy {
+    fn of(self, x: C) -> C;
 }
 
 /// ρ = ½.
@@ -43,35 +45,28 @@ pub(super) struct SquareRoot;
 #[derive(Clone, Copy)]
 pub(super) struct Identity;
 
-/// Any other ρ, in the two parts that [`Real::power`] takes.
+/// Any other ρ, in two parts.
 #[derive(Clone, Copy)]
-pub(super) struct General<C>(C, C);
-
-impl<C: Real> General<C> {
-    pub(super) fn new(rho: f64) -> Self {
-        let whole = (rho * 65536.0).round() / 65536.0;
-        Self(C::of(whole), C::of(rho - whole))
-    }
-}
+pub(super) struct General<C>(pub(super) C, pub(super) C);
 
 impl<C: Real> Power<C> for SquareRoot {
     #[inline(always)]
-    fn apply(self, f: C) -> C {
-        f.sqrt()
+    fn of(self, x: C) -> C {
+        x.sqrt()
     }
 }
 
 impl<C: Real> Power<C> for Identity {
     #[inline(always)]
-    fn apply(self, f: C) -> C {
-        f
+    fn of(self, x: C) -> C {
+        x
     }
 }
 
 impl<C: Real> Power<C> for General<C> {
     #[inline(always)]
-    fn apply(self, f: C) -> C {
-        f.power(self.0, self.1)
+    fn of(self, x: C) -> C {
+        x.power(self.0, self.1)
     }
 }
 
@@ -116,6 +111,8 @@ mod tests {
     #[test]
     fn power_is_close_to_powf() {
         for rho in [0.3f64, 0.4, 0.6, 0.7, 0.8, 0.9, 1.3] {
+            let Exponent::Other(whole, rest) = Exponent::of(rho) else { panic!() };
+            let power = |x: f32| single_power(x, whole as f32, rest as f32);
             for k in -120..120 {
                 for step in 0..8 {
                     let x = (2f64.powi(k) * (1.0 + f64::from(step) / 8.0)) as f32;
@@ -123,12 +120,12 @@ mod tests {
                     if !(1e-37..1e37).contains(&exact) {
                         continue;
                     }
-                    let ours = General::new(rho).apply(x);
+                    let ours = power(x);
                     let off = (f64::from(ours) / exact - 1.0).abs();
                     assert!(off < 5e-7, "{x:e}^{rho} is off by {off:e}");
                 }
             }
-            assert_eq!(General::new(rho).apply(0f32), 0.0);
+            assert_eq!(power(0.0), 0.0);
         }
     }
 }

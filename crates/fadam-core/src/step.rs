@@ -1,0 +1,126 @@
+//! One step of all parameters: checked as a whole, then prepared as a whole, then applied.
+
+use rayon::prelude::*;
+
+use crate::accumulate::global_norm;
+use crate::algorithm::Algorithm;
+use crate::fisher::Input;
+use crate::{Error, Fisher, Gradients, LossGradients, NamedOptimizer, Result};
+
+impl<A: Algorithm> NamedOptimizer<A> {
+    /// One step. The gradients are those of the loss: the step descends.
+    ///
+    /// # Errors
+    /// [`Error::MissingGradient`] (all names), [`Error::NonFiniteGradient`],
+    /// [`Error::NonFiniteUpdate`], [`Error::GradientShape`], [`Error::UnknownParameter`] for a gradient
+    /// of no parameter, [`Error::Config`] for a learning rate set to NaN. Nothing is changed then.
+    pub fn step_named(&mut self, gradients: &Gradients) -> Result<()> {
+        self.step_with(gradients, Fisher::Minibatch)
+    }
+
+    /// One step with an estimator of the FIM, and with the gradients of an auxiliary loss where
+    /// [`LossGradients`] are given. Frozen parameters may have gradients; they are not looked at.
+    ///
+    /// # Errors
+    /// As of [`step_named`](Self::step_named), and the same of what the estimator and the auxiliary loss come with;
+    /// [`Error::NegativeSquares`]. Nothing is changed then.
+    pub fn step_with<'a>(
+        &mut self,
+        gradients: impl Into<LossGradients<'a>>,
+        fisher: Fisher<'a>,
+    ) -> Result<()> {
+        let losses = gradients.into();
+        self.check(&losses, &fisher)?;
+        let gamma = self.gamma(losses.loss)?;
+        let configs: Vec<A> = (0..=self.groups.len()).map(|group| self.config_of(group)).collect();
+        match self.prepare(&configs, &losses, &fisher, gamma) {
+            Ok(()) => self.apply(&configs),
+            Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
+                if self.skip_non_finite =>
+            {
+                self.skipped_steps += 1;
+                Ok(())
+            }
+            Err(err) => Err(err),
+        }
+    }
+
+    fn check(&self, losses: &LossGradients<'_>, fisher: &Fisher<'_>) -> Result<()> {
+        self.config.validate()?;
+        let auxiliary = losses.auxiliary.map(|(gradients, _)| gradients);
+        for given in [Some(losses.loss), auxiliary, fisher.given()].into_iter().flatten() {
+            let unknown =
+                |name: &&String| self.find(name).is_err() && self.frozen.get(name).is_none();
+            if let Some(name) = given.keys().find(unknown) {
+                return Err(Error::UnknownParameter { name: name.clone() });
+            }
+        }
+        if let Some((_, weight)) = losses.auxiliary
+            && !weight.is_finite()
+        {
+            let (field, expected) = ("auxiliary weight", "a finite number");
+            return Err(Error::Config { field, value: weight, expected });
+        }
+        let lacks = |given: &Gradients| -> Vec<String> {
+            let missing = self.params.iter().filter(|p| !given.contains_key(&p.name));
+            missing.map(|p| p.name.clone()).collect()
+        };
+        let names = lacks(losses.loss);
+        if !self.skip_missing && !names.is_empty() {
+            return Err(Error::MissingGradient { names });
+        }
+        // Where there is a gradient there has to be its estimate of the FIM.
+        let mut names = fisher.given().map_or_else(Vec::new, lacks);
+        names.retain(|name| losses.loss.contains_key(name));
+        if names.is_empty() { Ok(()) } else { Err(Error::MissingSquares { names }) }
+    }
+
+    /// What the gradients are multiplied by: −1 to go up, and less than 1 to clip their norm.
+    fn gamma(&mut self, gradients: &Gradients) -> Result<f64> {
+        let sign = if self.maximize { -1.0 } else { 1.0 };
+        let Some(max) = self.max_grad_norm else { return Ok(sign) };
+        let trained = gradients.iter().filter(|(name, _)| self.find(name).is_ok());
+        let norm = global_norm(&trained.map(|(name, g)| (name.clone(), g.clone())).collect())?;
+        self.grad_norm = Some(norm);
+        // A norm that is no number comes from a gradient that pass A will name.
+        Ok(if norm.is_finite() && norm > max { sign * max / norm } else { sign })
+    }
+
+    /// Pass A of every parameter that has a gradient: what pass B will do, or the first (in sorted order)
+    /// that is wrong. Changes neither parameters nor state.
+    fn prepare(
+        &mut self,
+        configs: &[A],
+        losses: &LossGradients<'_>,
+        fisher: &Fisher<'_>,
+        gamma: f64,
+    ) -> Result<()> {
+        let Self { params, storages, backend, .. } = self;
+        let input = |name: &str| {
+            Some(Input {
+                g: losses.loss.get(name)?,
+                gamma,
+                squares: fisher.of(name)?,
+                auxiliary: losses.auxiliary.and_then(|(u, weight)| Some((u.get(name)?, weight))),
+            })
+        };
+        let outcome: Vec<Result<()>> = params
+            .par_iter_mut()
+            .map(|p| p.prepare(&configs[p.group], *backend, storages, input(&p.name)))
+            .collect(); // in order, so that the error is the first name's
+        let outcome: Result<()> = outcome.into_iter().collect();
+        if outcome.is_err() {
+            params.iter_mut().for_each(super::param::Param::forget);
+        }
+        outcome
+    }
+
+    /// Pass B of every parameter that is prepared, backwards: what pass A read last is still in the cache, and
+    /// the next pass A begins where this one ends.
+    fn apply(&mut self, configs: &[A]) -> Result<()> {
+        let params = &mut self.params;
+        params.par_iter_mut().rev().map(|p| p.apply(&configs[p.group])).collect::<Result<()>>()?;
+        self.steps += 1;
+        Ok(())
+    }
+}
