@@ -166,3 +166,45 @@ fn saving_replaces_whole_or_not_at_all() {
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
     assert_eq!(left.len(), 1, "a file was left aside: {left:?}");
 }
+
+#[test]
+fn a_state_in_parts_is_the_same_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let vars = model(DType::F32, &[5, 4]);
+    let make = || {
+        let config = AnyConfig::named("fadafactor").unwrap();
+        AnyOptimizer::from_named(vars.clone(), config).unwrap()
+    };
+    let mut optimizer = make();
+    train(&mut optimizer, &vars, 0..3);
+    let whole = bytes(&vars, &optimizer, folder.path());
+    for of in [1, 3, 50] {
+        // More parts than some tensors have elements, read in any order.
+        let path = |part: usize| folder.path().join(format!("{part}-of-{of}"));
+        for part in 0..of {
+            optimizer.save_part(path(part), part, of).unwrap();
+        }
+        let mut read = make();
+        read.load_parts(&(0..of).rev().map(path).collect::<Vec<_>>()).unwrap();
+        assert!(bytes(&vars, &read, folder.path()) == whole, "{of} parts");
+    }
+    let part = |part: usize, of: usize| folder.path().join(format!("{part}-of-{of}"));
+    let mut read = make();
+    let mut refused = |parts: &[std::path::PathBuf], expected: &str| {
+        let err = read.load_parts(parts).unwrap_err().to_string();
+        assert!(err.contains(expected), "{expected:?} is not in: {err}");
+        assert_eq!(read.steps(), 0);
+    };
+    refused(&[part(0, 3), part(2, 3)], "missing: [1]");
+    refused(&[part(0, 3), part(1, 3), part(1, 3), part(2, 3)], "another file is, too");
+    refused(&[part(0, 3), part(1, 3), part(2, 50)], "differ in \"of\"");
+    refused(&[], "no files");
+    let plain = folder.path().join("plain");
+    optimizer.save(&plain).unwrap();
+    refused(&[plain], "not a part of a state");
+    let err = optimizer.save_part(part(3, 3), 3, 3).unwrap_err().to_string();
+    assert!(err.contains("counted from 0"), "{err}");
+    train(&mut optimizer, &vars, 3..4);
+    optimizer.save_part(part(1, 3), 1, 3).unwrap();
+    refused(&[part(0, 3), part(1, 3), part(2, 3)], "differ in \"step\"");
+}

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer as _;
-use fadam_core::{Algorithm as _, AnyOptimizer, NamedVars, Schedule};
+use fadam_core::{Algorithm as _, AnyOptimizer, Group, NamedVars, Schedule};
 
 use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
 use crate::metrics::MetricsLog;
@@ -51,6 +51,17 @@ pub struct Trainer<T: Task> {
     wall_secs_before: f64,
 }
 
+/// The optimizer that `[optimizer]` describes.
+fn optimizer<E: Experiment>(
+    vars: NamedVars,
+    config: &RunConfig<E>,
+) -> anyhow::Result<AnyOptimizer> {
+    let options = config.optimizer_options();
+    let all = Group::new("*").state(options.state);
+    let optimizer = AnyOptimizer::from_named(vars, config.optimizer().clone())?;
+    Ok(optimizer.groups(vec![all])?.max_grad_norm(options.max_grad_norm)?)
+}
+
 impl<T: Task> Trainer<T> {
     /// Prepares a run: claims the run folder, or continues from its last checkpoint.
     ///
@@ -65,7 +76,7 @@ impl<T: Task> Trainer<T> {
     ) -> anyhow::Result<Self> {
         let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
         let vars = task.vars();
-        let mut optimizer = AnyOptimizer::from_named(vars.clone(), config.optimizer().clone())?;
+        let mut optimizer = optimizer(vars.clone(), config)?;
         let model = with_buffers(vars, &task.buffers())?;
         let mut state = TrainState::start(E::NAME, config.train().seed);
         if folder.is_resumed() {

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 pub use keys::{COMMON_KEYS, KeyDoc, check_keys, markdown_table};
+pub use optimizer::OptimizerOptions;
 pub use sections::{CheckpointConfig, TrainConfig};
 pub use source::Override;
 
@@ -137,6 +138,7 @@ pub struct RunConfig<E: Experiment> {
     model: E::Model,
     data: E::Data,
     optimizer: AnyConfig,
+    optimizer_options: OptimizerOptions,
     schedule: Schedule,
     train: TrainConfig,
     checkpoint: CheckpointConfig,
@@ -207,9 +209,10 @@ impl<E: Experiment> RunConfig<E> {
         let RawConfig { model, data, optimizer, schedule, train, checkpoint } = raw;
         train.check()?;
         checkpoint.check()?;
-        let optimizer = optimizer.resolve()?;
+        let (optimizer, optimizer_options) = optimizer.resolve()?;
         let schedule = schedule.resolve()?;
-        let config = Self { model, data, optimizer, schedule, train, checkpoint };
+        let config =
+            Self { model, data, optimizer, optimizer_options, schedule, train, checkpoint };
         E::check(&config)?;
         Ok(config)
     }
@@ -227,6 +230,11 @@ impl<E: Experiment> RunConfig<E> {
     /// The optimizer that `[optimizer]` describes.
     pub fn optimizer(&self) -> &AnyConfig {
         &self.optimizer
+    }
+
+    /// What `[optimizer]` says beside that.
+    pub fn optimizer_options(&self) -> &OptimizerOptions {
+        &self.optimizer_options
     }
 
     /// The learning-rate schedule that `[schedule]` describes.
@@ -253,7 +261,7 @@ impl<E: Experiment> RunConfig<E> {
         let raw = RawConfig {
             model: &self.model,
             data: &self.data,
-            optimizer: RawOptimizer::from(&self.optimizer),
+            optimizer: RawOptimizer::of(&self.optimizer, &self.optimizer_options),
             schedule: RawSchedule::from(&self.schedule),
             train: self.train.clone(),
             checkpoint: self.checkpoint.clone(),

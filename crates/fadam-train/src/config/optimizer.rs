@@ -1,6 +1,6 @@
 //! `[optimizer]`: one flat section for the four algorithms.
 
-use fadam_core::{Algorithm as _, AnyConfig};
+use fadam_core::{Algorithm as _, AnyConfig, StateFormat};
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use toml::{Table, Value};
@@ -22,6 +22,47 @@ pub(super) struct RawOptimizer {
     weight_decay: Option<f64>,
     rho: Option<f64>,
     weight_decay_times_lr: Option<bool>,
+    state: StateName,
+    max_grad_norm: Option<Switch>,
+}
+
+/// What `[optimizer]` says beside the algorithm and its hyper-parameters.
+#[derive(Debug, Default, Clone, Copy, PartialEq)]
+pub struct OptimizerOptions {
+    /// How m and f are kept.
+    pub state: StateFormat,
+    /// The norm that all gradients together are clipped to; `None`: off.
+    pub max_grad_norm: Option<f64>,
+}
+
+#[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum StateName {
+    #[default]
+    Full,
+    Bf16,
+    #[serde(rename = "8bit")]
+    Blocks8,
+}
+
+impl From<StateName> for StateFormat {
+    fn from(name: StateName) -> Self {
+        match name {
+            StateName::Full => Self::Full,
+            StateName::Bf16 => Self::Bf16,
+            StateName::Blocks8 => Self::Blocks8,
+        }
+    }
+}
+
+impl From<StateFormat> for StateName {
+    fn from(format: StateFormat) -> Self {
+        match format {
+            StateFormat::Bf16 => Self::Bf16,
+            StateFormat::Blocks8 => Self::Blocks8,
+            _ => Self::Full,
+        }
+    }
 }
 
 #[derive(Debug, Default, Clone, Copy, Serialize, Deserialize)]
@@ -39,9 +80,17 @@ enum AlgorithmName {
 struct Switch(Option<f64>);
 
 impl RawOptimizer {
-    /// The algorithm with its defaults, overwritten by the keys that are set.
-    pub(super) fn resolve(self) -> Result<AnyConfig, FieldError> {
-        let given = table(&self);
+    /// The algorithm with its defaults, overwritten by the keys that are set, and the options.
+    pub(super) fn resolve(self) -> Result<(AnyConfig, OptimizerOptions), FieldError> {
+        let norm = self.max_grad_norm.and_then(|norm| norm.0);
+        FieldError::require(
+            "optimizer.max_grad_norm",
+            norm.is_none_or(|norm| norm > 0.0 && norm.is_finite()),
+            "must be a finite number above 0, or \"off\"",
+        )?;
+        let options = OptimizerOptions { state: self.state.into(), max_grad_norm: norm };
+        let mut given = table(&self);
+        given.retain(|key, _| !OPTIONS.contains(&key));
         let name = match &given["algorithm"] {
             Value::String(name) => name.clone(),
             other => unreachable!("AlgorithmName serializes as a string, not {other}"),
@@ -62,15 +111,20 @@ impl RawOptimizer {
             .try_into()
             .map_err(|err: toml::de::Error| FieldError::new("optimizer", err.message()))?;
         config.validate().map_err(|err| explain(&err))?;
-        Ok(config)
+        Ok((config, options))
+    }
+
+    /// What resolves to this.
+    pub(super) fn of(config: &AnyConfig, options: &OptimizerOptions) -> Self {
+        let raw: Self =
+            table(config).try_into().expect("RawOptimizer has the fields of all four algorithms");
+        let max_grad_norm = Some(Switch(options.max_grad_norm));
+        Self { state: options.state.into(), max_grad_norm, ..raw }
     }
 }
 
-impl From<&AnyConfig> for RawOptimizer {
-    fn from(config: &AnyConfig) -> Self {
-        table(config).try_into().expect("RawOptimizer has the fields of all four algorithms")
-    }
-}
+/// The keys of `[optimizer]` that are no hyper-parameters.
+const OPTIONS: [&str; 2] = ["state", "max_grad_norm"];
 
 fn table(config: &impl Serialize) -> Table {
     Table::try_from(config).expect("a struct of numbers and strings")

@@ -2,7 +2,9 @@
 
 use candle_core::DType;
 use clap::ValueEnum;
-use fadam_core::{AdafactorConfig, AdamConfig, AnyConfig, FAdafactorConfig, FAdamConfig};
+use fadam_core::{
+    AdafactorConfig, AdamConfig, AnyConfig, FAdafactorConfig, FAdamConfig, StateFormat,
+};
 
 /// The optimizers that are timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -37,6 +39,10 @@ impl Name {
 pub(crate) enum StateKind {
     F32,
     F64,
+    /// With stochastic rounding.
+    Bf16,
+    /// 8-bit floats in blocks.
+    Blocks8,
 }
 
 impl StateKind {
@@ -45,6 +51,17 @@ impl StateKind {
         match self {
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::Bf16 => "bf16",
+            Self::Blocks8 => "8bit",
+        }
+    }
+
+    /// What the optimizer is asked for.
+    pub(crate) fn format(self) -> StateFormat {
+        match self {
+            Self::F32 | Self::F64 => StateFormat::Full,
+            Self::Bf16 => StateFormat::Bf16,
+            Self::Blocks8 => StateFormat::Blocks8,
         }
     }
 
@@ -53,6 +70,8 @@ impl StateKind {
         match self {
             Self::F32 => 4.0,
             Self::F64 => 8.0,
+            Self::Bf16 => 2.0,
+            Self::Blocks8 => 1.0,
         }
     }
 }
@@ -85,12 +104,14 @@ impl Case {
         for name in [Name::Fadam, Name::Fadafactor, Name::Adam, Name::Adafactor] {
             for (dtype, state) in [
                 (DType::F32, StateKind::F32),
+                (DType::F32, StateKind::Bf16),
+                (DType::F32, StateKind::Blocks8),
                 (DType::BF16, StateKind::F32),
                 (DType::F64, StateKind::F64),
             ] {
-                let rhos: &[_] = match (name, dtype) {
-                    (Name::Fadam, DType::F32) => &[Some(0.5), Some(0.7), Some(1.0)],
-                    (Name::Fadam | Name::Fadafactor, _) => &[Some(0.5)],
+                let rhos: &[_] = match (name, dtype, state) {
+                    (Name::Fadam, DType::F32, StateKind::F32) => &[Some(0.5), Some(0.7), Some(1.0)],
+                    (Name::Fadam | Name::Fadafactor, ..) => &[Some(0.5)],
                     _ => &[None],
                 };
                 cases.extend(rhos.iter().map(|&rho| Self { name, dtype, state, rho }));

@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Uniform};
 
-use super::case::{Case, Constants};
+use super::case::{Case, Constants, StateKind};
 use super::plain::Plain;
 use super::subject::build;
 use super::tensors::Tensors;
@@ -77,18 +77,29 @@ fn compare(case: &Case, config: AnyConfig, expected: &AnyConfig) -> anyhow::Resu
         for (name, plain) in &mut plain {
             let (before, after) = (before.get(name)?, after.get(name)?);
             let wanted = plain.step(before, &values(&gradients[name.as_str()])?);
-            close(case.dtype, before, &wanted, after)
+            close(case, before, &wanted, after)
                 .with_context(|| format!("step {step}, a tensor of shape {name}"))?;
         }
     }
     Ok(())
 }
 
-/// Every θ is where it should be, to rounding.
-fn close(dtype: DType, before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::Result<()> {
+/// Every θ is where it should be, to rounding; that of m and f included.
+fn close(case: &Case, before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::Result<()> {
+    let dtype = case.dtype;
+    let noise = match case.state {
+        // 8 bits of mantissa, the last of them by chance, in m and in f.
+        StateKind::Bf16 => 0.03,
+        // 4 bits; small tensors are kept in full.
+        StateKind::Blocks8 if before.len() >= LARGE => 0.3,
+        _ => 0.0,
+    };
+    if noise > 0.0 && before.len() >= LARGE {
+        straight(before, wanted, got)?;
+    }
     // Not the largest movement, which is 0 where momentum and weight decay happen to cancel.
     let largest = before.iter().chain(wanted).fold(0.0, |most: f64, x| most.max(x.abs()));
-    let allowed = tolerance(dtype) * largest;
+    let allowed = tolerance(dtype).max(noise) * largest;
     for (i, (wanted, got)) in wanted.iter().zip(got).enumerate() {
         // Not `>`: a NaN must fail.
         let is_close = (wanted - got).abs() <= allowed + rounding(dtype) * wanted.abs();
@@ -98,6 +109,25 @@ fn close(dtype: DType, before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::R
             before[i]
         );
     }
+    Ok(())
+}
+
+/// Elements from which on a mean says more than a single one.
+const LARGE: usize = 4096;
+
+/// Stochastic rounding is right on average: the movement is as long as it should be in its direction, and what is
+/// off has no part of θ (a weight decay that is not there). The bounds are some ten times what is left of the noise
+/// of so many elements.
+fn straight(before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::Result<()> {
+    let dot = |a: &dyn Fn(usize) -> f64, b: &dyn Fn(usize) -> f64| {
+        (0..before.len()).map(|i| a(i) * b(i)).sum::<f64>()
+    };
+    let should = |i: usize| wanted[i] - before[i];
+    let share = dot(&|i| got[i] - before[i], &should) / dot(&should, &should);
+    ensure!((share - 1.0).abs() <= 0.005, "it moved by {share} of what it should have");
+    let theta = |i: usize| before[i];
+    let decay = dot(&|i| got[i] - wanted[i], &theta) / dot(&theta, &theta);
+    ensure!(decay.abs() <= 0.002, "it moved by {decay} of theta besides");
     Ok(())
 }
 
@@ -186,10 +216,22 @@ mod tests {
                     assert_eq!(case.name, Name::CandleAdamw, "{wrong:?}"); // never clips
                     continue;
                 }
+                // Of gradients without structure, a factored f is much the same for any β2 but for a factor, which
+                // clipping takes away: what is left is less than the noise of bf16 and 8 bits.
+                let factored = matches!(case.name, Name::Fadafactor | Name::Adafactor);
+                let noisy = matches!(case.state, StateKind::Bf16 | StateKind::Blocks8);
+                if factored && noisy && wrong_beta2(&wrong, &right) {
+                    continue;
+                }
                 let refused = compare(&case, wrong.clone(), &right);
                 assert!(refused.is_err(), "{} as {wrong:?}", case.describe());
             }
         }
+    }
+
+    fn wrong_beta2(wrong: &AnyConfig, right: &AnyConfig) -> bool {
+        let [a, b] = [wrong, right].map(|config| serde_json::to_value(config).unwrap());
+        a["beta2"] != b["beta2"]
     }
 
     #[test]

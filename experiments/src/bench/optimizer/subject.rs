@@ -7,7 +7,7 @@ use anyhow::Context;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::{Optimizer, ParamsAdamW};
-use fadam_core::{AdamConfig, AnyConfig, AnyOptimizer, Gradients, NamedVars};
+use fadam_core::{AdamConfig, AnyConfig, AnyOptimizer, Gradients, Group, NamedVars};
 
 use super::case::{Case, Name};
 
@@ -32,7 +32,8 @@ pub(crate) fn build(
     Ok(match (case.name, config) {
         (Name::CandleAdamw, AnyConfig::Adam(adam)) => Box::new(Candle::new(&adam, vars)?),
         (_, config) => Box::new(Ours {
-            optimizer: AnyOptimizer::from_named(vars.clone(), config)?,
+            optimizer: AnyOptimizer::from_named(vars.clone(), config)?
+                .groups(vec![Group::new("*").state(case.state.format())])?,
             gradients: Gradients::new(),
         }),
     })
