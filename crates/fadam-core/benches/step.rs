@@ -33,7 +33,7 @@ fn step(c: &mut Criterion, name: &str, config: AnyConfig, dtype: DType, state: S
 }
 
 fn steps(c: &mut Criterion) {
-    rayon::ThreadPoolBuilder::new().num_threads(1).build_global().unwrap();
+    rayon::ThreadPoolBuilder::new().num_threads(1).use_current_thread().build_global().unwrap();
     let fadam = |rho| FAdamConfig { rho, ..Default::default() }.into();
     let named = |name| AnyConfig::named(name).unwrap();
     let full = StateFormat::Full;

@@ -62,7 +62,7 @@ pub(super) fn decode(code: u8, of: Code) -> f32 {
 /// The power of two that the numbers of a block are divided by: the least that brings the largest to at most
 /// 1.8745, about the number of the top code.
 #[inline(always)]
-pub(super) fn scale(block: &[f32]) -> f32 {
+fn scale(block: &[f32]) -> f32 {
     const EXPONENT: u32 = 0x7f80_0000;
     // The bits of positive floats are ordered as they are; integers have a maximum that vectorises.
     let largest = block.iter().fold(0, |most: u32, x| most.max(x.to_bits() & 0x7fff_ffff));
@@ -75,16 +75,16 @@ pub(super) fn scale(block: &[f32]) -> f32 {
     f32::from_bits(bits.clamp(1 << 23, 254 << 23))
 }
 
-/// The codes of a block, rounded with the bits of `half` of `random`.
+/// The codes of a block, rounded with the bits of `half` of `random`; returns its scale.
 #[inline(always)]
 pub(super) fn encode(
     block: &[f32],
     codes: &mut [u8],
-    scale: f32,
     of: Code,
     random: &[u32; STRIP],
     half: Half,
-) {
+) -> f32 {
+    let scale = scale(block);
     let inverse = scale.recip();
     let n = block.len();
     let (codes, random) = (&mut codes[..n], &random[..n]);
@@ -101,6 +101,7 @@ pub(super) fn encode(
             Code::Positive => code.max(magnitude.to_bits().min(1)) as u8,
         };
     }
+    scale
 }
 
 #[cfg(test)]
@@ -108,12 +109,12 @@ mod tests {
     use super::super::noise::Noise;
     use super::*;
 
-    fn encoded(block: &[f32], scale: f32, of: Code, t: u64) -> Vec<u8> {
+    /// The scale and the codes of a block at step t.
+    fn encoded(block: &[f32], of: Code, t: u64) -> (f32, Vec<u8>) {
         let (mut codes, mut random) = (vec![0; block.len()], [0; STRIP]);
         Noise::new("w", t).of_state(0, &mut random);
         let half = if of == Code::Signed { Half::Low } else { Half::High };
-        encode(block, &mut codes, scale, of, &random, half);
-        codes
+        (encode(block, &mut codes, of, &random, half), codes)
     }
 
     #[test]
@@ -123,7 +124,9 @@ mod tests {
                 let scale = f32::from_bits(scale_bits << 23);
                 let numbers: Vec<f32> = (0..=255).map(|code| decode(code, of) * scale).collect();
                 for t in 0..8 {
-                    for (code, back) in encoded(&numbers, scale, of, t).into_iter().enumerate() {
+                    let (found, codes) = encoded(&numbers, of, t);
+                    assert_eq!(found, scale);
+                    for (code, back) in codes.into_iter().enumerate() {
                         assert_eq!(usize::from(back), code, "{of:?}, scale {scale:e}");
                     }
                 }
@@ -137,11 +140,11 @@ mod tests {
     fn rounding_is_right_on_average() {
         let numbers: Vec<f32> = (0..256).map(|i| 1e-3 * 1.05f32.powi(i - 128)).collect();
         for of in [Code::Signed, Code::Positive] {
-            let s = scale(&numbers);
+            let (s, _) = encoded(&numbers, of, 0);
             let mut mean = [0f64; 256];
             let rounds = 4000u32;
             for t in 0..rounds {
-                let codes = encoded(&numbers, s, of, t.into());
+                let (_, codes) = encoded(&numbers, of, t.into());
                 for (mean, code) in mean.iter_mut().zip(codes) {
                     *mean += f64::from(decode(code, of) * s) / f64::from(rounds);
                 }
@@ -170,7 +173,7 @@ mod tests {
 
     #[test]
     fn f_that_is_not_0_stays_so() {
-        let codes = encoded(&[1.0, 1e-30, 0.0], 1.0, Code::Positive, 1);
+        let (_, codes) = encoded(&[1.0, 1e-30, 0.0], Code::Positive, 1);
         assert!(codes[1] > 0 && codes[2] == 0);
     }
 }

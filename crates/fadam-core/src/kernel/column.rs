@@ -142,7 +142,8 @@ impl<'a> ColumnMut<'a> {
         room: &'b mut [C; STRIP],
     ) -> &'b mut [C] {
         if !self.is_direct::<C>() {
-            self.column().copy(at, n, room);
+            // What cannot be borrowed is converted into the room.
+            self.column().strip(at, n, room);
             return &mut room[..n];
         }
         let direct = match self {
@@ -194,11 +195,15 @@ impl<'a> ColumnMut<'a> {
                 }
             }
             Self::Blocks(codes, scales, code) => {
-                let mut room = [0f32; STRIP];
-                put(&mut room[..n], strip, |x| x.f64() as f32);
-                let scale = blocks::scale(&room[..n]);
-                scales[at / BLOCK] = scale;
-                blocks::encode(&room[..n], &mut codes[at..at + n], scale, *code, random, half);
+                let codes = &mut codes[at..at + n];
+                let scale = &mut scales[at / BLOCK];
+                if let Some(strip) = C::as_f32s(strip) {
+                    *scale = blocks::encode(strip, codes, *code, random, half);
+                } else {
+                    let mut room = [0f32; STRIP];
+                    put(&mut room[..n], strip, |x| x.f64() as f32);
+                    *scale = blocks::encode(&room[..n], codes, *code, random, half);
+                }
             }
         }
     }

@@ -21,9 +21,12 @@ impl Noise {
     /// 32 bits for each of the elements of a strip from element `first` on: for m, for f, or for θ.
     #[inline(always)]
     fn strip(self, first: usize, strip: &mut [u32; STRIP]) {
-        let first = (first as u32).wrapping_add(self.0);
-        for (i, bits) in strip.iter_mut().enumerate() {
-            *bits = mix(first.wrapping_add(i as u32));
+        let mut weyl = (first as u32).wrapping_mul(WEYL).wrapping_add(self.0);
+        for bits in strip {
+            // Half a `mix`, of a sequence whose neighbours differ in many bits already.
+            let x = (weyl ^ (weyl >> 16)).wrapping_mul(0x7feb_352d);
+            *bits = x ^ (x >> 15);
+            weyl = weyl.wrapping_add(WEYL);
         }
     }
 
@@ -36,9 +39,12 @@ impl Noise {
     /// The bits for θ of a strip.
     #[inline(always)]
     pub(super) fn of_theta(self, first: usize, strip: &mut [u32; STRIP]) {
-        Self(mix(self.0 ^ 0x9e37_79b9)).strip(first, strip);
+        Self(mix(self.0 ^ WEYL)).strip(first, strip);
     }
 }
+
+/// 2³² over the golden ratio, odd: its multiples are spread evenly over 32 bits.
+const WEYL: u32 = 0x9e37_79b9;
 
 /// Which 16 of 32 random bits a tensor takes: m and θ the low ones, f the high ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

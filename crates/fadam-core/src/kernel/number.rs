@@ -13,6 +13,7 @@ pub(super) trait Real: num_traits::Float + Send + Sync + 'static {
     fn of_f32s(x: &[f32]) -> Option<&[Self]>;
     fn of_f64s(x: &[f64]) -> Option<&[Self]>;
     fn of_f32s_mut(x: &mut [f32]) -> Option<&mut [Self]>;
+    fn as_f32s(x: &[Self]) -> Option<&[f32]>;
     fn of_f64s_mut(x: &mut [f64]) -> Option<&mut [Self]>;
     /// The room for numbers of this type.
     fn work(work: &mut Work) -> &mut Vec<Self>;
@@ -47,6 +48,11 @@ impl Real for f64 {
 
     #[inline(always)]
     fn of_f32s_mut(_: &mut [f32]) -> Option<&mut [Self]> {
+        None
+    }
+
+    #[inline(always)]
+    fn as_f32s(_: &[Self]) -> Option<&[f32]> {
         None
     }
 
@@ -94,6 +100,11 @@ impl Real for f32 {
 
     #[inline(always)]
     fn of_f32s_mut(x: &mut [f32]) -> Option<&mut [Self]> {
+        Some(x)
+    }
+
+    #[inline(always)]
+    fn as_f32s(x: &[Self]) -> Option<&[f32]> {
         Some(x)
     }
 
