@@ -59,18 +59,19 @@ pub(super) fn decode(code: u8, of: Code) -> f32 {
     f32::from_bits(number.to_bits() | sign)
 }
 
-/// The power of two that the numbers of a block are divided by: the least that brings the largest to at most
-/// 1.8745, about the number of the top code.
+/// The power of two that the numbers of a block are divided by: the least that brings the largest to at most the
+/// number of the top code.
 #[inline(always)]
-fn scale(block: &[f32]) -> f32 {
+fn scale(block: &[f32], of: Code) -> f32 {
     const EXPONENT: u32 = 0x7f80_0000;
     // The bits of positive floats are ordered as they are; integers have a maximum that vectorises.
     let largest = block.iter().fold(0, |most: u32, x| most.max(x.to_bits() & 0x7fff_ffff));
     if largest == 0 {
         return 1.0;
     }
-    // Up to the next power of two, unless the mantissa is at most .8745 beyond one.
-    let bits = (largest + (0x007f_ffff - 0x006f_f000)) & EXPONENT;
+    // Up to the next power of two, unless the mantissa is at most that of the top code.
+    let top = decode(of.top() as u8, of).to_bits() & 0x007f_ffff;
+    let bits = (largest + (0x007f_ffff - top)) & EXPONENT;
     // Neither subnormal nor infinite, so that its inverse is a number.
     f32::from_bits(bits.clamp(1 << 23, 254 << 23))
 }
@@ -84,7 +85,7 @@ pub(super) fn encode(
     random: &[u32; STRIP],
     half: Half,
 ) -> f32 {
-    let scale = scale(block);
+    let scale = scale(block, of);
     let inverse = scale.recip();
     let n = block.len();
     let (codes, random) = (&mut codes[..n], &random[..n]);
@@ -163,12 +164,14 @@ mod tests {
 
     #[test]
     fn the_scale_is_the_least_power_of_two() {
-        for (largest, expected) in [(1.0, 1.0), (1.87, 1.0), (1.876, 2.0), (-3.0, 2.0), (0.0, 1.0)]
-        {
-            assert_eq!(scale(&[0.0, largest]), expected);
+        for of in [Code::Signed, Code::Positive] {
+            let cases = [(1.0, 1.0), (1.874, 1.0), (1.876, 2.0), (-3.0, 2.0), (0.0, 1.0)];
+            for (largest, expected) in cases {
+                assert_eq!(scale(&[0.0, largest], of), expected);
+            }
+            assert_eq!(scale(&[f32::MAX], of), f32::from_bits(254 << 23));
+            assert_eq!(scale(&[1e-44], of), f32::MIN_POSITIVE);
         }
-        assert_eq!(scale(&[f32::MAX]), f32::from_bits(254 << 23));
-        assert_eq!(scale(&[1e-44]), f32::MIN_POSITIVE);
     }
 
     #[test]
