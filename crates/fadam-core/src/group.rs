@@ -145,6 +145,11 @@ impl<A> Group<A> {
         &self.pattern
     }
 
+    /// Whether it is for all that is in no other group; it may be that nothing is.
+    pub(crate) fn is_catch_all(&self) -> bool {
+        self.pattern == "*" && (self.min_rank, self.max_rank) == (0, usize::MAX)
+    }
+
     pub(crate) fn is_frozen(&self) -> bool {
         self.frozen
     }

@@ -150,7 +150,8 @@ impl<A: Algorithm> NamedOptimizer<A> {
                 (name, index, Some(param))
             });
         }
-        if let Some(at) = used.iter().position(|used| !used) {
+        let unused = |at: &usize| !used[*at] && !groups[*at].is_catch_all();
+        if let Some(at) = (0..groups.len()).find(unused) {
             return Err(Error::Group {
                 pattern: groups[at].pattern().to_owned(),
                 reason: "no parameter belongs to it (the first group that matches counts)".into(),

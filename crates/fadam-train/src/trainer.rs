@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer as _;
-use fadam_core::{Algorithm as _, AnyOptimizer, Group, NamedVars, Schedule};
+use fadam_core::{Algorithm as _, AnyOptimizer, NamedVars, Schedule};
 
 use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
 use crate::metrics::MetricsLog;
@@ -57,9 +57,8 @@ fn optimizer<E: Experiment>(
     config: &RunConfig<E>,
 ) -> anyhow::Result<AnyOptimizer> {
     let options = config.optimizer_options();
-    let all = Group::new("*").state(options.state);
     let optimizer = AnyOptimizer::from_named(vars, config.optimizer().clone())?;
-    Ok(optimizer.groups(vec![all])?.max_grad_norm(options.max_grad_norm)?)
+    Ok(optimizer.groups(options.groups().to_vec())?.max_grad_norm(options.max_grad_norm)?)
 }
 
 impl<T: Task> Trainer<T> {

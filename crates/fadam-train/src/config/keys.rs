@@ -48,6 +48,7 @@ pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("optimizer.weight_decay_times_lr", "boolean", "the algorithm's", "true, false", "Whether λ is multiplied by the learning rate; adafactor."),
     KeyDoc::new("optimizer.state", "string", "\"full\"", "full, bf16, 8bit", "How m and f are kept: in f32, or in less with stochastic rounding."),
     KeyDoc::new("optimizer.max_grad_norm", "number or \"off\"", "\"off\"", "> 0", "Norm that the gradients of all parameters together are clipped to; for baselines."),
+    KeyDoc::new("optimizer.groups", "array of tables", "[]", "", "Parameter groups: `match` (a pattern of names, `*` and `?`), `min_rank`, `lr_scale`, `frozen`, `state`, `algorithm` and its hyper-parameters; the first that matches counts, what is absent is as in `[optimizer]`."),
     KeyDoc::new("schedule.kind", "string", "\"constant\"", "constant, linear, cosine, inverse-sqrt, exponential, noam", "How the learning rate changes after the warm-up."),
     KeyDoc::new("schedule.warmup", "integer", "0", "≥ 0", "Steps over which the learning rate rises linearly to optimizer.lr."),
     KeyDoc::new("schedule.end", "number", "0.1", "0 to 1; exponential: > 0", "Factor on the learning rate at the last step; linear, cosine, exponential."),

@@ -1,7 +1,7 @@
 //! What a user can write wrong, and what the message says.
 
-use fadam_core::FAdafactorConfig;
 use fadam_core::schedule::Decay;
+use fadam_core::{FAdafactorConfig, FAdamConfig, Group, StateFormat};
 
 use super::*;
 
@@ -300,4 +300,41 @@ fn a_file_that_cannot_be_read_is_named() {
     std::fs::write(&binary, b"a = \"\xff\"").unwrap();
     let err = RunConfig::<Toy>::load(Some(&binary), &[]).err().unwrap().to_string();
     assert!(err.contains("binary.toml: is not UTF-8 (first bad byte at offset 5)"), "{err}");
+}
+
+#[test]
+fn groups_are_partial_sections() {
+    let text = "[optimizer]\nalgorithm = \"fadam\"\nlr = 0.5\nrho = 0.4\nstate = \"8bit\"\n\
+                [[optimizer.groups]]\nmatch = \"*.bias\"\nweight_decay = 0\nlr_scale = 2\nstate = \"full\"\n\
+                [[optimizer.groups]]\nmatch = \"*\"\nmin_rank = 2\nalgorithm = \"fadafactor\"\n\
+                [[optimizer.groups]]\nmatch = \"old*\"\nfrozen = true\n";
+    let config = RunConfig::<Toy>::from_toml("x.toml", text).unwrap();
+    let base = FAdamConfig { lr: 0.5, rho: 0.4, ..Default::default() };
+    let expected = [
+        Group::new("*.bias")
+            .lr_scale(2.0)
+            .config(FAdamConfig { weight_decay: 0.0, ..base.clone() }.into()),
+        Group::new("*")
+            .ranks(2, usize::MAX)
+            .state(StateFormat::Blocks8)
+            .config(FAdafactorConfig { lr: 0.5, ..Default::default() }.into()),
+        Group::new("old*").frozen(true).state(StateFormat::Blocks8).config(base.into()),
+        Group::new("*").state(StateFormat::Blocks8),
+    ];
+    assert_eq!(config.optimizer_options().groups(), expected);
+    let again = RunConfig::<Toy>::from_toml("again.toml", &config.to_toml()).unwrap();
+    assert_eq!(again.optimizer_options(), config.optimizer_options());
+
+    let group = |line: &str| message(&format!("[[optimizer.groups]]\nmatch = \"*\"\n{line}\n"));
+    assert!(group("roh = 0.5").contains("unknown field `roh`"));
+    let text = group("algorithm = \"adam\"\nrho = 0.5");
+    assert!(text.contains("optimizer.groups[0].rho is not a field of adam"), "{text}");
+    assert!(group("beta1 = 1").contains("optimizer.groups[0].beta1 must be"));
+    assert!(group("lr_scale = -1").contains("optimizer.groups[0].lr_scale must be"));
+    assert!(message("[[optimizer.groups]]\nlr_scale = 1\n").contains("missing field `match`"));
+    assert!(
+        message("[optimizer]\nmax_grad_norm = 0\n").contains("optimizer.max_grad_norm must be")
+    );
+    let config = RunConfig::<Toy>::from_toml("x.toml", "[optimizer]\nmax_grad_norm = 2\n").unwrap();
+    assert_eq!(config.optimizer_options().max_grad_norm, Some(2.0));
 }
