@@ -98,6 +98,23 @@ impl<'a> LossGradients<'a> {
     }
 }
 
+impl LossGradients<'_> {
+    /// What a step is told about one parameter; `None` without a gradient of it.
+    pub(crate) fn input<'b>(
+        &'b self,
+        fisher: &'b Fisher<'_>,
+        gamma: f64,
+        name: &str,
+    ) -> Option<Input<'b>> {
+        Some(Input {
+            g: self.loss.get(name)?,
+            gamma,
+            squares: fisher.of(name)?,
+            auxiliary: self.auxiliary.and_then(|(u, weight)| Some((u.get(name)?, weight))),
+        })
+    }
+}
+
 impl<'a> From<&'a Gradients> for LossGradients<'a> {
     fn from(loss: &'a Gradients) -> Self {
         Self::new(loss)

@@ -12,6 +12,7 @@ mod fadafactor;
 mod fadam;
 mod fisher;
 mod group;
+mod import;
 mod inplace;
 #[allow(
     clippy::inline_always,
@@ -21,6 +22,8 @@ mod inplace;
 )]
 mod kernel;
 mod math;
+#[cfg(feature = "cuda")]
+mod on_cuda;
 mod optimizer;
 mod param;
 mod params;

@@ -58,6 +58,10 @@ pub struct NamedOptimizer<A> {
     pub(crate) max_grad_norm: Option<f64>,
     pub(crate) grad_norm: Option<f64>,
     pub(crate) skipped_steps: u64,
+    /// Steps on a CUDA device between two looks at what it found.
+    pub(crate) check_every: u64,
+    #[cfg(feature = "cuda")]
+    pub(crate) cuda: crate::on_cuda::CudaSteps,
 }
 
 impl<A: Algorithm> NamedOptimizer<A> {
@@ -83,6 +87,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
             max_grad_norm: None,
             grad_norm: None,
             skipped_steps: 0,
+            check_every: 16,
+            #[cfg(feature = "cuda")]
+            cuda: crate::on_cuda::CudaSteps::default(),
         };
         optimizer.arrange(vars, Vec::new())?;
         Ok(optimizer)
@@ -117,6 +124,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
 
     /// Puts all parameters, old and new, into groups.
     fn arrange(&mut self, new: NamedVars, groups: Vec<Group<A>>) -> Result<()> {
+        self.check()?;
         for group in &groups {
             group.validate(&self.config)?;
         }
@@ -218,6 +226,13 @@ impl<A: Algorithm> NamedOptimizer<A> {
         norm.map_or(Ok(()), |norm| positive("max_grad_norm", norm))?;
         self.max_grad_norm = norm;
         Ok(self)
+    }
+
+    /// Steps on a CUDA device between two looks at what it found, 16 by default: see [`check`](Self::check).
+    #[must_use]
+    pub fn check_every(mut self, steps: u64) -> Self {
+        self.check_every = steps.max(1);
+        self
     }
 
     /// The number of steps taken, skipped ones not counted.

@@ -123,7 +123,7 @@ impl Param {
         Ok(())
     }
 
-    fn check_shapes(&self, input: &Input<'_>) -> Result<()> {
+    pub(crate) fn check_shapes(&self, input: &Input<'_>) -> Result<()> {
         let squares = match input.squares {
             SquaresInput::OfGradient => None,
             SquaresInput::Given(x) | SquaresInput::Sampled(x, _) => Some(x),

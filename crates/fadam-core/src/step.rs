@@ -4,7 +4,6 @@ use rayon::prelude::*;
 
 use crate::accumulate::global_norm;
 use crate::algorithm::Algorithm;
-use crate::fisher::Input;
 use crate::{Error, Fisher, Gradients, LossGradients, NamedOptimizer, Result};
 
 impl<A: Algorithm> NamedOptimizer<A> {
@@ -16,6 +15,24 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// of no parameter, [`Error::Config`] for a learning rate set to NaN. Nothing is changed then.
     pub fn step_named(&mut self, gradients: &Gradients) -> Result<()> {
         self.step_with(gradients, Fisher::Minibatch)
+    }
+
+    /// Waits for the steps that were launched on a CUDA device, and reports the first that found something that is not
+    /// finite. Steps there are launched and not waited for: nothing is read back within one, a bad step (and, unless
+    /// [`skip_non_finite`](Self::skip_non_finite) is set, every later one) changes nothing, and the error comes here
+    /// or at every [`check_every`](Self::check_every)th step. To be called before [`save`](Self::save). Elsewhere
+    /// there is nothing to wait for.
+    ///
+    /// # Errors
+    /// As of [`step_named`](Self::step_named).
+    #[cfg_attr(
+        not(feature = "cuda"),
+        expect(clippy::unused_self, clippy::unnecessary_wraps, clippy::needless_pass_by_ref_mut)
+    )]
+    pub fn check(&mut self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        self.check_cuda()?;
+        Ok(())
     }
 
     /// One step with an estimator of the FIM, and with the gradients of an auxiliary loss where
@@ -30,9 +47,13 @@ impl<A: Algorithm> NamedOptimizer<A> {
         fisher: Fisher<'a>,
     ) -> Result<()> {
         let losses = gradients.into();
-        self.check(&losses, &fisher)?;
+        self.check_step(&losses, &fisher)?;
         let gamma = self.gamma(losses.loss)?;
         let configs: Vec<A> = (0..=self.groups.len()).map(|group| self.config_of(group)).collect();
+        #[cfg(feature = "cuda")]
+        if let Some(device) = self.cuda_device() {
+            return self.step_on_cuda(&device, &configs, &losses, &fisher, gamma);
+        }
         match self.prepare(&configs, &losses, &fisher, gamma) {
             Ok(()) => self.apply(&configs),
             Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
@@ -45,7 +66,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
         }
     }
 
-    fn check(&self, losses: &LossGradients<'_>, fisher: &Fisher<'_>) -> Result<()> {
+    fn check_step(&self, losses: &LossGradients<'_>, fisher: &Fisher<'_>) -> Result<()> {
         self.config.validate()?;
         let auxiliary = losses.auxiliary.map(|(gradients, _)| gradients);
         for given in [Some(losses.loss), auxiliary, fisher.given()].into_iter().flatten() {
@@ -96,14 +117,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
         gamma: f64,
     ) -> Result<()> {
         let Self { params, storages, backend, .. } = self;
-        let input = |name: &str| {
-            Some(Input {
-                g: losses.loss.get(name)?,
-                gamma,
-                squares: fisher.of(name)?,
-                auxiliary: losses.auxiliary.and_then(|(u, weight)| Some((u.get(name)?, weight))),
-            })
-        };
+        let input = |name: &str| losses.input(fisher, gamma, name);
         let outcome: Vec<Result<()>> = params
             .par_iter_mut()
             .map(|p| p.prepare(&configs[p.group], *backend, storages, input(&p.name)))

@@ -222,6 +222,7 @@ impl<T: Task> Trainer<T> {
     }
 
     fn evaluate(&mut self) -> anyhow::Result<()> {
+        self.optimizer.check()?;
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
         let fields = evaluation.metrics.iter().map(|(name, value)| (name.clone(), (*value).into()));
@@ -240,6 +241,7 @@ impl<T: Task> Trainer<T> {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
+        self.optimizer.check()?;
         self.read_losses()?;
         self.metrics.sync()?;
         self.state.metrics_lines = self.metrics.lines();

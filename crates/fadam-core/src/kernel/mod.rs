@@ -17,6 +17,8 @@
 mod access;
 mod blocks;
 mod column;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod descent;
 mod factored;
 mod full;
@@ -169,6 +171,12 @@ pub(crate) struct Tensors<'a> {
 /// Whether the fused step can take this parameter: contiguous, on the CPU.
 pub(crate) fn takes(theta: &Tensor) -> bool {
     theta.device().is_cpu() && theta.is_contiguous()
+}
+
+/// Whether the kernels for CUDA can take it.
+#[cfg(feature = "cuda")]
+pub(crate) fn takes_on_cuda(theta: &Tensor) -> bool {
+    theta.device().is_cuda() && theta.is_contiguous()
 }
 
 /// A gradient as the fused step reads it: contiguous, floating point, and in none of `storages`, which

@@ -40,6 +40,10 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
 
     /// All that is saved.
     fn contents(&self) -> Parsed<Contents> {
+        #[cfg(feature = "cuda")]
+        if self.cuda.unchecked() > 0 {
+            return Err("steps on the CUDA device are not checked yet; call check() first".into());
+        }
         let (mut tensors, mut algorithms) = (BTreeMap::new(), BTreeMap::new());
         for p in &self.params {
             for (key, tensor) in p.kept() {
@@ -75,6 +79,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// shapes are not those of this optimizer, or a number in it is not finite; nothing is changed then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        self.check()?;
         let loaded = read(path).and_then(|contents| self.parse(contents));
         let (steps, loaded) = loaded.map_err(|reason| state_file(path, reason))?;
         self.adopt(steps, loaded);

@@ -31,6 +31,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// # Errors
     /// As of [`load`](Self::load), and if a part is missing, twice there, or of another state.
     pub fn load_parts(&mut self, paths: &[impl AsRef<Path>]) -> Result<()> {
+        self.check()?;
         let mut parts = BTreeMap::new();
         for path in paths.iter().map(AsRef::as_ref) {
             let failed = |reason: String| state_file(path, reason);
