@@ -17,8 +17,8 @@ use crate::Gradients;
 ///
 /// `B ḡ_s²` is an unbiased estimate of the mean square over B independently drawn labels: the scores of
 /// a model's own labels have mean 0, so the cross terms vanish on average. That holds for labels of the model
-/// only, and `Minibatch` has no B: its f is smaller than that of the others where gradients are noise, and they
-/// want a smaller learning rate times √B as much as f is larger (ρ = ½).
+/// only, and `Minibatch` has no B: where gradients are noise, f of the others is larger, by up to B, and their steps
+/// smaller by its root (ρ = ½). They want a learning rate that is larger by as much.
 ///
 /// A tensor's ε̂ is of the gradient itself, whatever the estimator.
 ///

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
 
-use candle_core::{D, DType, Device, Tensor, safetensors::Load};
+use candle_core::{D, Device, Tensor, safetensors::Load};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use serde::Deserialize;
@@ -51,17 +51,23 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// each parameter keeps its own.
     ///
     /// ```
-    /// use candle_core::{DType, Device, Var};
+    /// use candle_core::{DType, Device, Tensor, Var};
     /// use fadam_core::{FAdam, FAdamConfig, NamedVars};
     ///
-    /// let zeros = |shape: &[usize]| Var::zeros(shape, DType::F32, &Device::Cpu);
-    /// let params = NamedVars::from_iter([
-    ///     ("head.weight".to_owned(), zeros(&[4, 5])?),
-    ///     ("head.bias".to_owned(), zeros(&[4])?),
-    /// ]);
+    /// # let path = std::env::temp_dir().join("fadam-core-import.safetensors");
+    /// # let ones = Tensor::ones(2, DType::F32, &Device::Cpu)?;
+    /// # let (m, f, step) = (ones.clone(), ones, Tensor::new(5i64, &Device::Cpu)?);
+    /// # let tensors = [("w.exp_avg", m), ("w.exp_avg_sq", f), ("w.step", step)];
+    /// # let betas = ("config", r#"{"betas": [0.9, 0.999]}"#);
+    /// # let kind = [("format", "torch-optimizer"), ("version", "1"), ("optimizer", "adamw"), betas];
+    /// # let metadata = kind.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    /// # safetensors::serialize_to_file(tensors, Some(metadata), &path).unwrap();
+    /// let w = Var::zeros(2, DType::F32, &Device::Cpu)?;
+    /// let params = NamedVars::from_iter([("w".to_owned(), w)]);
     /// let mut optimizer = FAdam::from_named(params, FAdamConfig::default())?;
-    /// optimizer.import_torch("tests/data/torch/adamw.safetensors")?;
+    /// optimizer.import_torch(&path)?; // after 5 steps of AdamW
     /// assert_eq!(optimizer.steps(), 5);
+    /// # std::fs::remove_file(path)?;
     /// # Ok::<(), candle_core::Error>(())
     /// ```
     ///
@@ -71,6 +77,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// negative second moment, and for a state that the algorithm cannot take. Nothing is changed then.
     pub fn import_torch(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
+        self.check()?;
         let wrong = |reason| Error::StateFile { path: path.display().to_string(), reason };
         let bytes = fs::read(path).map_err(|e| wrong(e.to_string()))?;
         let imported = self.convert(&bytes).map_err(wrong)?;
@@ -247,8 +254,7 @@ impl<'a> File<'a> {
             return Err(format!("{key:?} has shape {found:?}, the parameter {own:?}"));
         }
         if !found.dtype().is_float() {
-            let dtype: DType = found.dtype();
-            return Err(format!("{key:?} is {dtype:?}, not floating point"));
+            return Err(format!("{key:?} is {:?}, not floating point", found.dtype()));
         }
         let numbers = found.to_dtype(compute_dtype(device)).map_err(|e| format!("{key:?}: {e}"))?;
         if !is_finite(&numbers).map_err(|e| format!("{key:?}: {e}"))? {

@@ -144,7 +144,10 @@ impl Param {
     /// Pass B.
     pub(crate) fn apply<A: Algorithm>(&mut self, config: &A) -> Result<()> {
         match self.prepared.take() {
-            None => return Ok(()),
+            None => {
+                self.last = None; // a report is of what the last step changed
+                return Ok(());
+            }
             Some(Prepared::Fused(terms, measured)) => {
                 let Self { name, theta, state, t, tasks, scratch, .. } = &*self;
                 let tensors = Tensors { name, theta, state, terms: &terms, tasks };

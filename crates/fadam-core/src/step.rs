@@ -25,10 +25,6 @@ impl<A: Algorithm> NamedOptimizer<A> {
     ///
     /// # Errors
     /// As of [`step_named`](Self::step_named).
-    #[cfg_attr(
-        not(feature = "cuda"),
-        expect(clippy::unused_self, clippy::unnecessary_wraps, clippy::needless_pass_by_ref_mut)
-    )]
     pub fn check(&mut self) -> Result<()> {
         #[cfg(feature = "cuda")]
         self.check_cuda()?;

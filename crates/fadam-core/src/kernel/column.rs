@@ -106,17 +106,16 @@ impl<'a> Column<'a> {
     }
 }
 
-impl<'a> ColumnMut<'a> {
+impl ColumnMut<'_> {
     /// The same numbers to read.
     #[inline(always)]
     pub(super) fn column(&self) -> Column<'_> {
         match self {
             Self::Plain(SliceMut::F32(x)) => Column::Plain(Slice::F32(x)),
             Self::Plain(SliceMut::F64(x)) => Column::Plain(Slice::F64(x)),
-            Self::Plain(SliceMut::Bf16(x)) => Column::Plain(Slice::Bf16(x)),
+            Self::Plain(SliceMut::Bf16(x)) | Self::Stochastic(x) => Column::Plain(Slice::Bf16(x)),
             Self::Plain(SliceMut::F16(x)) => Column::Plain(Slice::F16(x)),
             Self::Plain(SliceMut::U8(x)) => Column::Plain(Slice::U8(x)),
-            Self::Stochastic(x) => Column::Plain(Slice::Bf16(x)),
             Self::Compensated(x, low) => Column::Compensated(x, low),
             Self::Blocks(x, scales, code) => Column::Blocks(x, scales, *code),
         }

@@ -99,23 +99,6 @@ impl<C: Real> Descent<C> {
         }
     }
 
-    /// Adds the squares of an auxiliary gradient's strip over d.
-    #[inline(always)]
-    pub(super) fn measure_auxiliary(
-        &self,
-        mut inverse: impl Inverse<C>,
-        g: &[C],
-        auxiliary: &[C],
-        sums: &mut Sums<C>,
-    ) {
-        let n = g.len();
-        let (u2, auxiliary) = (sums.u.strip(n), &auxiliary[..n]);
-        for i in 0..n {
-            let u = auxiliary[i] * inverse.at(i, g[i]);
-            u2[i] = u2[i] + u * u;
-        }
-    }
-
     /// m and θ of a strip, in place.
     #[inline(always)]
     pub(super) fn step<D: Direction<C>, I: Inverse<C>>(
@@ -141,6 +124,22 @@ impl<C: Real> Descent<C> {
         for i in 0..n {
             theta[i] = theta[i] - self.auxiliary * (auxiliary[i] * inverse[i]);
         }
+    }
+}
+
+/// Adds the squares of an auxiliary gradient's strip over d.
+#[inline(always)]
+pub(super) fn measure_auxiliary<C: Real>(
+    mut inverse: impl Inverse<C>,
+    g: &[C],
+    auxiliary: &[C],
+    sums: &mut Sums<C>,
+) {
+    let n = g.len();
+    let (u2, auxiliary) = (sums.u.strip(n), &auxiliary[..n]);
+    for i in 0..n {
+        let u = auxiliary[i] * inverse.at(i, g[i]);
+        u2[i] = u2[i] + u * u;
     }
 }
 

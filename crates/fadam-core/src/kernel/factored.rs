@@ -116,7 +116,7 @@ impl<C: Real> Vectorised for RowsAndColumns<'_, C> {
                         columns[i] = columns[i] + q[i];
                     }
                 }
-                if (from + STRIP) % BLOCK == 0 {
+                if (from + STRIP).is_multiple_of(BLOCK) {
                     sum.flush();
                     g2.flush();
                 }

@@ -69,7 +69,7 @@ impl<C: Real> Estimate<C> for &[C] {
     }
 }
 
-/// From f as it was; f_t is not kept. The strips have the length of the loop.
+/// From f as it was; `f_t` is not kept. The strips have the length of the loop.
 pub(super) struct Reading<'a, C, Q, P> {
     pub(super) numbers: Full<C>,
     pub(super) power: P,
@@ -85,7 +85,7 @@ impl<C: Real, Q: Estimate<C>, P: Power<C>> Inverse<C> for Reading<'_, C, Q, P> {
     }
 }
 
-/// From f as it was, which becomes f_t.
+/// From f as it was, which becomes `f_t`.
 pub(super) struct Writing<'a, C, Q, P> {
     pub(super) numbers: Full<C>,
     pub(super) power: P,

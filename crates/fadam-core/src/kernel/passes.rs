@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::column::{Column, ColumnMut};
-use super::descent::{Descent, Natural, OnManifold, Raw, Sums, for_direction};
+use super::descent::{Descent, Natural, OnManifold, Raw, Sums, for_direction, measure_auxiliary};
 use super::factored::{FactoredTask, Scratch};
 use super::full::{Found, Full, Inverse as _, OfGradient, Reading, Writing};
 use super::given::{Given, Squares};
@@ -141,7 +141,7 @@ impl<C: Real> Vectorised for SumTask<'_, C> {
                         });
                         if let Some(auxiliary) = given.auxiliary(at, n, &mut room_a) {
                             let read = Reading { numbers, power, q, f };
-                            descent.measure_auxiliary(read, g, auxiliary, &mut sums);
+                            measure_auxiliary(read, g, auxiliary, &mut sums);
                         }
                     }));
                 }
@@ -152,7 +152,7 @@ impl<C: Real> Vectorised for SumTask<'_, C> {
                         descent.measure(direction, Found(inverse), g, third, count_g, &mut sums);
                     });
                     if let Some(auxiliary) = given.auxiliary(at, n, &mut room_a) {
-                        descent.measure_auxiliary(Found(inverse), g, auxiliary, &mut sums);
+                        measure_auxiliary(Found(inverse), g, auxiliary, &mut sums);
                     }
                 }
             }

@@ -44,8 +44,8 @@ impl<A: Algorithm> NamedOptimizer<A> {
         let Some(first) = parts.values().next().map(|(path, _): &(&Path, Contents)| *path) else {
             return Err(state_file(Path::new("(none)"), "no files to read a state from".into()));
         };
-        let all = parts.into_values().map(|(_, contents)| contents).collect();
-        let loaded = join(all).and_then(|whole| self.parse(whole));
+        let all: Vec<Contents> = parts.into_values().map(|(_, contents)| contents).collect();
+        let loaded = join(&all).and_then(|whole| self.parse(whole));
         let (steps, loaded) = loaded.map_err(|reason| state_file(first, reason))?;
         self.adopt(steps, loaded);
         Ok(())
@@ -77,7 +77,7 @@ fn cut(Contents { tensors, mut metadata }: Contents, part: usize, of: usize) -> 
 }
 
 /// The whole that parts, in order, were cut from.
-fn join(parts: Vec<Contents>) -> Parsed<Contents> {
+fn join(parts: &[Contents]) -> Parsed<Contents> {
     let mut metadata = parts[0].metadata.clone();
     let of = number(&metadata, "of")?;
     let missing: Vec<usize> = (0..of)
@@ -90,7 +90,7 @@ fn join(parts: Vec<Contents>) -> Parsed<Contents> {
         .remove("shapes")
         .and_then(|shapes| serde_json::from_str(&shapes).ok())
         .ok_or("its metadata has no \"shapes\" of tensors")?;
-    for part in &parts {
+    for part in parts {
         let same = |key: &str| part.metadata.get(key) == metadata.get(key);
         let other = ["format", "version", "algorithm", "algorithms", "step", "config", "of"];
         if let Some(key) = other.into_iter().find(|key| !same(key)) {

@@ -8,7 +8,7 @@ use super::Parsed;
 use crate::Error;
 use crate::algorithm::State;
 use crate::kernel::{Code, Noise, Stored, Task};
-use crate::math::is_finite;
+use crate::math::{is_finite, scalar};
 use crate::param::Param;
 
 /// What a file holds of a parameter.
@@ -76,7 +76,7 @@ impl Tensors {
         let candle = |e: Error| format!("{key:?}: {e}");
         let shape = own.tensors()[0].1;
         let numbers = if self.0.contains_key(&format!("{key}.codes")) {
-            let blocks = self.take_blocks(key, shape, tasks)?;
+            let blocks = self.take_blocks((key, kind), shape, tasks)?;
             if matches!(own, Stored::Blocks { .. }) {
                 return Ok(blocks);
             }
@@ -89,6 +89,14 @@ impl Tensors {
             }
             found
         };
+        // In its own dtype, and in that which it is to have here.
+        let here = numbers.to_dtype(own.range_dtype()).map_err(|e| candle(e.into()))?;
+        if !is_finite(&here).map_err(candle)? {
+            return Err(format!("{key:?} is beyond the range of {:?}", own.range_dtype()));
+        }
+        if kind != "m" && is_negative(&numbers).map_err(candle)? {
+            return Err(format!("{key:?} is negative somewhere: no Fisher information"));
+        }
         if let Stored::Plain(x) | Stored::Stochastic(x) = own
             && x.dtype() == numbers.dtype()
         {
@@ -99,8 +107,13 @@ impl Tensors {
     }
 
     /// 8-bit numbers with the scales of their blocks.
-    fn take_blocks(&mut self, key: &str, shaped: &Tensor, tasks: &[Task]) -> Parsed<Stored> {
-        let code = if key.ends_with(".m") { Code::Signed } else { Code::Positive };
+    fn take_blocks(
+        &mut self,
+        (key, kind): (&str, &str),
+        shaped: &Tensor,
+        tasks: &[Task],
+    ) -> Parsed<Stored> {
+        let code = if kind == "m" { Code::Signed } else { Code::Positive };
         let (codes_key, scales_key) = (format!("{key}.codes"), format!("{key}.scales"));
         let codes = self.take(&codes_key, &Device::Cpu)?;
         same_shape(&codes_key, &codes, shaped)?;
@@ -136,4 +149,9 @@ fn same_shape(key: &str, found: &Tensor, own: &Tensor) -> Parsed<()> {
     }
     let (found, own) = (found.shape(), own.shape());
     Err(format!("{key:?} has shape {found:?}, this optimizer's has {own:?}"))
+}
+
+/// Whether a finite tensor is below 0 somewhere: `|x| − x` is 0 elsewhere, and never less.
+fn is_negative(x: &Tensor) -> crate::Result<bool> {
+    Ok(x.elem_count() > 0 && scalar(&(x.abs()? - x)?.sum_all()?)? > 0.0)
 }
