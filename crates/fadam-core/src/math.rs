@@ -69,3 +69,8 @@ pub(crate) fn power(f: &Tensor, rho: f64) -> Result<Tensor> {
 pub(crate) fn is_finite(x: &Tensor) -> Result<bool> {
     Ok(x.elem_count() == 0 || scalar(&x.affine(0.0, 0.0)?.sum_all()?)? == 0.0)
 }
+
+/// Whether a finite tensor is below 0 somewhere: `|x| − x` is 0 elsewhere, and never less.
+pub(crate) fn is_negative(x: &Tensor) -> Result<bool> {
+    Ok(x.elem_count() > 0 && scalar(&(x.abs()? - x)?.sum_all()?)? > 0.0)
+}

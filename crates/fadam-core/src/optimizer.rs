@@ -111,6 +111,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// A group that no parameter belongs to, or whose config is impossible or has another learning rate; low precision
     /// where there is none. Nothing is changed then.
     pub fn set_groups(&mut self, groups: Vec<Group<A>>) -> Result<()> {
+        for group in &groups {
+            group.validate(&self.config)?;
+        }
         self.arrange(NamedVars::new(), groups)
     }
 
@@ -125,9 +128,6 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// Puts all parameters, old and new, into groups.
     fn arrange(&mut self, new: NamedVars, groups: Vec<Group<A>>) -> Result<()> {
         self.check()?;
-        for group in &groups {
-            group.validate(&self.config)?;
-        }
         let mut all = self.vars();
         for (name, var) in new {
             all.insert(name, var)?;
@@ -148,13 +148,16 @@ impl<A: Algorithm> NamedOptimizer<A> {
             let config = group.map_or_else(|| self.config.clone(), |g| g.resolve(&self.config));
             let precision = group.map_or_else(Precision::default, Group::precision);
             let index = at.map_or(0, |at| at + 1);
-            let stays = self.find(&name).is_ok_and(|param| {
-                param.algorithm == config.name() && param.precision == precision
+            let old = self.find(&name).ok().filter(|old| {
+                old.algorithm == config.name() && old.precision.state == precision.state
             });
-            fresh.push(if stays {
+            fresh.push(if old.is_some_and(|old| old.precision == precision) {
                 (name, index, None)
             } else {
-                let param = Param::new(name.clone(), var, &config, index, precision)?;
+                let mut param = Param::new(name.clone(), var, &config, index, precision)?;
+                if let Some(old) = old {
+                    param.keep_state(old);
+                }
                 (name, index, Some(param))
             });
         }

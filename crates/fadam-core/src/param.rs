@@ -8,7 +8,7 @@ use crate::group::{Precision, Rounding, StateFormat};
 use crate::kernel::{
     self, BLOCK, Code, Matrices, Measured, Noise, Scratch, SquaresOf, Stored, Task, Tensors, Terms,
 };
-use crate::math::{compute_dtype, is_finite};
+use crate::math::{compute_dtype, is_finite, is_negative};
 use crate::report::Measures;
 use crate::{Error, Result};
 
@@ -98,6 +98,11 @@ impl Param {
             scratch: Scratch::default(),
             prepared: None,
         })
+    }
+
+    /// Goes on with the state of another of the same algorithm and format, which is rounded otherwise.
+    pub(crate) fn keep_state(&mut self, other: &Self) {
+        (self.t, self.state, self.last) = (other.t, other.state.clone(), other.last);
     }
 
     /// Pass A. Without a gradient, nothing will happen.
@@ -201,7 +206,13 @@ impl Param {
         let g = scaled(input.g)?;
         let squares = match input.squares {
             SquaresInput::OfGradient => g.sqr()?,
-            SquaresInput::Given(q) => (given(q)? * (input.gamma * input.gamma))?,
+            SquaresInput::Given(q) => {
+                let q = given(q)?;
+                if is_negative(&q)? {
+                    return Err(Error::NegativeSquares { name: self.name.clone() });
+                }
+                (q * (input.gamma * input.gamma))?
+            }
             SquaresInput::Sampled(s, batch) => (scaled(s)?.sqr()? * batch)?,
         };
         let auxiliary = input.auxiliary.map(|(u, weight)| Ok::<_, Error>((scaled(u)?, weight)));

@@ -44,14 +44,18 @@ impl<A: Algorithm> NamedOptimizer<A> {
     ) -> Result<()> {
         let losses = gradients.into();
         self.check_step(&losses, &fisher)?;
-        let gamma = self.gamma(losses.loss)?;
+        let (gamma, norm) = self.gamma(losses.loss)?;
         let configs: Vec<A> = (0..=self.groups.len()).map(|group| self.config_of(group)).collect();
         #[cfg(feature = "cuda")]
         if let Some(device) = self.cuda_device() {
+            self.grad_norm = norm;
             return self.step_on_cuda(&device, &configs, &losses, &fisher, gamma);
         }
         match self.prepare(&configs, &losses, &fisher, gamma) {
-            Ok(()) => self.apply(&configs),
+            Ok(()) => {
+                self.grad_norm = norm; // of a step that was taken
+                self.apply(&configs)
+            }
             Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
                 if self.skip_non_finite =>
             {
@@ -78,6 +82,10 @@ impl<A: Algorithm> NamedOptimizer<A> {
             let (field, expected) = ("auxiliary weight", "a finite number");
             return Err(Error::Config { field, value: weight, expected });
         }
+        if let Fisher::Sampled { batch: 0, .. } = fisher {
+            let (field, expected) = ("Fisher::Sampled batch", "1 or more");
+            return Err(Error::Config { field, value: 0.0, expected });
+        }
         let lacks = |given: &Gradients| -> Vec<String> {
             let missing = self.params.iter().filter(|p| !given.contains_key(&p.name));
             missing.map(|p| p.name.clone()).collect()
@@ -92,15 +100,15 @@ impl<A: Algorithm> NamedOptimizer<A> {
         if names.is_empty() { Ok(()) } else { Err(Error::MissingSquares { names }) }
     }
 
-    /// What the gradients are multiplied by: −1 to go up, and less than 1 to clip their norm.
-    fn gamma(&mut self, gradients: &Gradients) -> Result<f64> {
+    /// What the gradients are multiplied by (−1 to go up, and less than 1 to clip their norm), and their norm.
+    fn gamma(&self, gradients: &Gradients) -> Result<(f64, Option<f64>)> {
         let sign = if self.maximize { -1.0 } else { 1.0 };
-        let Some(max) = self.max_grad_norm else { return Ok(sign) };
+        let Some(max) = self.max_grad_norm else { return Ok((sign, None)) };
         let trained = gradients.iter().filter(|(name, _)| self.find(name).is_ok());
         let norm = global_norm(&trained.map(|(name, g)| (name.clone(), g.clone())).collect())?;
-        self.grad_norm = Some(norm);
         // A norm that is no number comes from a gradient that pass A will name.
-        Ok(if norm.is_finite() && norm > max { sign * max / norm } else { sign })
+        let gamma = if norm.is_finite() && norm > max { sign * max / norm } else { sign };
+        Ok((gamma, Some(norm)))
     }
 
     /// Pass A of every parameter that has a gradient: what pass B will do, or the first (in sorted order)

@@ -30,6 +30,17 @@ impl Slice<'_> {
         }
     }
 
+    /// The largest of the numbers without their signs.
+    pub(super) fn largest(&self) -> f64 {
+        match self {
+            Self::F32(x) => f64::from(x.iter().fold(0.0, |most: f32, x| most.max(x.abs()))),
+            Self::F64(x) => x.iter().fold(0.0, |most: f64, x| most.max(x.abs())),
+            Self::Bf16(x) => x.iter().fold(0.0, |most: f64, x| most.max(f64::from(*x).abs())),
+            Self::F16(x) => x.iter().fold(0.0, |most: f64, x| most.max(f64::from(*x).abs())),
+            Self::U8(_) => f64::from(u8::MAX),
+        }
+    }
+
     /// Whether a number is below 0.
     pub(super) fn is_negative(&self) -> bool {
         match self {

@@ -148,6 +148,9 @@ impl Rule {
 /// Below this ε̂, f (as small as ε̂²) is no f32 any more: the step is computed in f64.
 const CAREFUL_BELOW: f64 = 1e-14;
 
+/// Above this an estimate of the FIM, or what a bf16 rounds it to, may be no f32 any more: likewise.
+const LARGEST_IN_F32: f64 = 1e38;
+
 /// What pass A found for one tensor, and pass B needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Measured {
@@ -238,6 +241,9 @@ impl Tensors<'_> {
         }
         if !matches!(self.terms.squares, SquaresOf::Gradient) {
             self.check_given()?; // 1/d is 0 where d is NaN, which would hide it
+            if !C::CAREFUL && self.largest_estimate()? > LARGEST_IN_F32 {
+                return Ok(None); // nor would an f of infinity show
+            }
         }
         if let Some(matrices) = self.matrices() {
             let terms = self.terms.lock()?;
@@ -316,6 +322,18 @@ impl Tensors<'_> {
             return Err(Error::NegativeSquares { name: self.name.to_owned() });
         }
         Ok(())
+    }
+
+    /// The largest element of an estimate of the FIM that is not g².
+    fn largest_estimate(&self) -> Result<f64> {
+        let gamma2 = self.terms.gamma * self.terms.gamma;
+        Ok(match &self.terms.squares {
+            SquaresOf::Gradient => 0.0,
+            SquaresOf::Given(q) => gamma2 * access::read(q)?.slice()?.largest(),
+            SquaresOf::Sampled(s, batch) => {
+                batch * gamma2 * access::read(s)?.slice()?.largest().powi(2)
+            }
+        })
     }
 
     fn dtype(&self) -> DType {

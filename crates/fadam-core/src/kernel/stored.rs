@@ -105,6 +105,9 @@ impl Stored {
         if let Self::Plain(x) = self {
             return Ok(Self::Plain(numbers.to_dtype(x.dtype())?));
         }
+        if numbers.elem_count() == 0 {
+            return Ok(self.clone()); // candle takes the strides of an empty matrix for a broadcast
+        }
         let numbers = numbers.to_dtype(DType::F64)?.contiguous()?;
         let numbers = read(&numbers)?;
         let numbers = Column::Plain(numbers.slice()?);

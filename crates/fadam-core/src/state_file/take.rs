@@ -8,7 +8,7 @@ use super::Parsed;
 use crate::Error;
 use crate::algorithm::State;
 use crate::kernel::{Code, Noise, Stored, Task};
-use crate::math::{is_finite, scalar};
+use crate::math::{is_finite, is_negative};
 use crate::param::Param;
 
 /// What a file holds of a parameter.
@@ -46,7 +46,11 @@ impl Tensors {
             Stored::Compensated { high, low } => {
                 let key = format!("{}.theta.low", p.name);
                 let low = if self.0.contains_key(&key) {
-                    like(&key, self.take(&key, low.device())?, low)?
+                    let low = like(&key, self.take(&key, low.device())?, low)?;
+                    if !is_finite(&low).map_err(|e| e.to_string())? {
+                        return Err(format!("{key:?} is not finite"));
+                    }
+                    low
                 } else {
                     low.zeros_like().map_err(|e| e.to_string())? // nothing was rounded away
                 };
@@ -129,6 +133,10 @@ impl Tensors {
                 "{scales_key:?} has shape {found:?}, this optimizer's has [{blocks}]"
             ));
         }
+        let powers = scales.to_vec1::<f32>().unwrap_or_default();
+        if !powers.iter().all(|x| x.is_normal() && x.to_bits() & 0x807f_ffff == 0) {
+            return Err(format!("{scales_key:?} are not all powers of two"));
+        }
         Ok(Stored::Blocks { codes, scales, code })
     }
 }
@@ -149,9 +157,4 @@ fn same_shape(key: &str, found: &Tensor, own: &Tensor) -> Parsed<()> {
     }
     let (found, own) = (found.shape(), own.shape());
     Err(format!("{key:?} has shape {found:?}, this optimizer's has {own:?}"))
-}
-
-/// Whether a finite tensor is below 0 somewhere: `|x| − x` is 0 elsewhere, and never less.
-fn is_negative(x: &Tensor) -> crate::Result<bool> {
-    Ok(x.elem_count() > 0 && scalar(&(x.abs()? - x)?.sum_all()?)? > 0.0)
 }

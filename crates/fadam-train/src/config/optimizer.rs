@@ -120,7 +120,7 @@ impl RawOptimizer {
         )?;
         let mut given = table(&self);
         given.retain(|key, _| !OPTIONS.contains(&key));
-        let config = overwritten("optimizer", defaults(&given["algorithm"]), given)?;
+        let config = overwritten("optimizer", &defaults(&given["algorithm"]), given)?;
         let mut groups = Vec::new();
         for (k, group) in self.groups.iter().enumerate() {
             groups.push(group.resolve(&format!("optimizer.groups[{k}]"), &config, self.state)?);
@@ -164,7 +164,7 @@ impl RawGroup {
             .lr_scale(self.lr_scale)
             .frozen(self.frozen)
             .state(self.state.unwrap_or(state).into());
-        Ok(group.config(overwritten(key, config, given)?))
+        Ok(group.config(overwritten(key, &config, given)?))
     }
 }
 
@@ -175,9 +175,9 @@ fn defaults(algorithm: &Value) -> AnyConfig {
 }
 
 /// Hyper-parameters with those overwritten that are given in section `section`.
-fn overwritten(section: &str, config: AnyConfig, given: Table) -> Result<AnyConfig, FieldError> {
+fn overwritten(section: &str, config: &AnyConfig, given: Table) -> Result<AnyConfig, FieldError> {
     let name = config.name();
-    let mut resolved = table(&config);
+    let mut resolved = table(config);
     for (field, value) in given {
         if !resolved.contains_key(&field) {
             let fields: Vec<&str> = resolved.keys().map(String::as_str).collect();
