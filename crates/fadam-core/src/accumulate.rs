@@ -250,6 +250,13 @@ fn mean_dtype(name: &str, dtype: DType) -> Result<DType> {
 /// # Errors
 /// [`Error::UnsupportedDType`] for a gradient that is not floating point.
 pub fn global_norm(gradients: &Gradients) -> Result<f64> {
+    norm_of(gradients)
+}
+
+/// [`global_norm`] of some gradients by name.
+pub(crate) fn norm_of<'a>(
+    gradients: impl IntoIterator<Item = (&'a String, &'a Tensor)>,
+) -> Result<f64> {
     let mut norm = 0f64;
     for (name, g) in gradients {
         mean_dtype(name, g.dtype())?;

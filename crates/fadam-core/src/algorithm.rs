@@ -96,7 +96,7 @@ pub struct State<T = Tensor> {
 }
 
 /// A diagonal Fisher information matrix, kept element by element or as row and column sums.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Copy)]
 pub enum Fim<T = Tensor> {
     /// f, shaped as θ.
     Full(T),
@@ -142,9 +142,9 @@ impl<T> State<T> {
     }
 
     /// A state of what `each` makes of each of this one, called by its name.
-    pub(crate) fn map<U>(
-        &self,
-        mut each: impl FnMut(&'static str, &T) -> Result<U>,
+    pub(crate) fn map<'a, U>(
+        &'a self,
+        mut each: impl FnMut(&'static str, &'a T) -> Result<U>,
     ) -> Result<State<U>> {
         Ok(State {
             m: each("m", &self.m)?,

@@ -1,14 +1,12 @@
 //! An exponential moving average of the parameters, to evaluate with.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
-use candle_core::{DType, Tensor, Var, safetensors::Load};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use candle_core::{DType, Tensor, Var};
 
 use crate::inplace::Op;
+use crate::tensor_file::{Parsed, TensorFile, same, wrong_file};
 use crate::{Error, NamedVars, Result};
 
 const FORMAT: &str = "fadam-ema";
@@ -169,7 +167,9 @@ impl WeightEma {
     /// [`Error::StateFile`] if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let tensors = self.averages.iter().map(|(name, average)| (name, average.e.as_tensor()));
+        let tensor =
+            |(name, average): (&String, &Average)| (name.clone(), average.e.as_detached_tensor());
+        let tensors = self.averages.iter().map(tensor).collect();
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("version".to_owned(), VERSION.to_owned()),
@@ -177,13 +177,7 @@ impl WeightEma {
             ("decay".to_owned(), self.decay.to_string()),
             ("warm_up".to_owned(), self.warm_up.to_string()),
         ]);
-        let aside = path.with_added_extension("tmp");
-        safetensors::serialize_to_file(tensors, Some(metadata), &aside)
-            .map_err(|e| wrong_file(path, e.to_string()))?;
-        fs::File::open(&aside)
-            .and_then(|file| file.sync_all())
-            .and_then(|()| fs::rename(&aside, path))
-            .map_err(|e| wrong_file(path, e.to_string()))
+        TensorFile { tensors, metadata }.write(path)
     }
 
     /// Reads averages and step count from a file written by [`save`](Self::save); updates then go on bit for bit.
@@ -196,8 +190,8 @@ impl WeightEma {
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         self.refuse_swapped("load")?;
         let path = path.as_ref();
-        let bytes = fs::read(path).map_err(|e| wrong_file(path, e.to_string()))?;
-        let (steps, loaded) = self.parse(&bytes).map_err(|reason| wrong_file(path, reason))?;
+        let loaded = TensorFile::read(path).and_then(|file| self.parse(file));
+        let (steps, loaded) = loaded.map_err(|reason| wrong_file(path, reason))?;
         for (Average { e, .. }, loaded) in self.averages.values_mut().zip(loaded) {
             *e = loaded;
         }
@@ -205,57 +199,16 @@ impl WeightEma {
         Ok(())
     }
 
-    fn parse(&self, bytes: &[u8]) -> Parsed<(u64, Vec<Var>)> {
-        let text = |e: &dyn std::fmt::Display| format!("not a whole safetensors file: {e}");
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| text(&e))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| text(&e))?;
-        let steps = check_metadata(header.metadata().as_ref())?;
-
-        let mut tensors: BTreeMap<String, TensorView<'_>> = file.tensors().into_iter().collect();
+    fn parse(&self, mut file: TensorFile) -> Parsed<(u64, Vec<Var>)> {
+        file.check(FORMAT, VERSION, "not an average of weights")?;
+        let steps = file.step()?;
         let mut loaded = Vec::with_capacity(self.averages.len());
-        for (name, average) in &self.averages {
-            let view = tensors.remove(name).ok_or_else(|| format!("holds no {name:?}"))?;
-            loaded.push(read_like(name, &view, &average.e)?);
+        for (name, Average { e, .. }) in &self.averages {
+            let tensor = file.take(name, e.device())?;
+            same(name, &tensor, e, "this average's")?;
+            loaded.push(Var::from_tensor(&tensor).map_err(|e| format!("{name:?}: {e}"))?);
         }
-        match tensors.into_keys().next() {
-            Some(name) => Err(format!("holds {name:?}, which this average does not have")),
-            None => Ok((steps, loaded)),
-        }
+        file.check_empty("this average does not have")?;
+        Ok((steps, loaded))
     }
-}
-
-/// A value, or what is wrong with the file.
-type Parsed<T> = std::result::Result<T, String>;
-
-fn wrong_file(path: &Path, reason: String) -> Error {
-    Error::StateFile { path: path.display().to_string(), reason }
-}
-
-/// The step count, if the metadata is that of an average.
-fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Parsed<u64> {
-    let get = |key: &str| metadata.and_then(|m| m.get(key)).map(String::as_str);
-    if get("format") != Some(FORMAT) {
-        return Err(format!("its metadata has no format {FORMAT:?}; not an average of weights"));
-    }
-    if get("version") != Some(VERSION) {
-        let found = get("version").unwrap_or("none");
-        return Err(format!("its version is {found}, this library reads {VERSION}"));
-    }
-    get("step")
-        .and_then(|step| step.parse().ok())
-        .ok_or_else(|| "its metadata has no step count \"step\"".to_owned())
-}
-
-/// The tensor of the file, which must be shaped and typed as the one it replaces.
-fn read_like(name: &str, view: &TensorView<'_>, like: &Var) -> Parsed<Var> {
-    let tensor = view.load(like.device()).map_err(|e| format!("{name:?}: {e}"))?;
-    if tensor.shape() != like.shape() {
-        let (found, own) = (tensor.shape(), like.shape());
-        return Err(format!("{name:?} has shape {found:?}, this average's has {own:?}"));
-    }
-    if tensor.dtype() != like.dtype() {
-        let (found, own) = (tensor.dtype(), like.dtype());
-        return Err(format!("{name:?} is {found:?}, this average's is {own:?}"));
-    }
-    Var::from_tensor(&tensor).map_err(|e| format!("{name:?}: {e}"))
 }

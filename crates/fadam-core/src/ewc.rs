@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::algorithm::Algorithm;
-use crate::math::{compute_dtype, is_finite, scalar};
+use crate::math::{compute_dtype, is_finite, is_negative};
 use crate::{Error, Gradients, NamedOptimizer, NamedVars, Result};
 
 /// Elastic weight consolidation (Kirkpatrick et al., arXiv 1612.00796, equation 3): the penalty on leaving
@@ -216,7 +216,7 @@ impl Spring {
         if !is_finite(&anchor)? {
             return Err(wrong(format!("the anchor of {name:?} is not finite")));
         }
-        if !is_fim(&fisher)? {
+        if !is_finite(&fisher)? || is_negative(&fisher)? {
             return Err(wrong(format!("the FIM of {name:?} is negative or not finite")));
         }
         Ok(Self { anchor: anchor.force_contiguous()?, fisher: fisher.force_contiguous()? })
@@ -228,11 +228,6 @@ impl Spring {
         let distance = (theta.to_dtype(dtype)? - self.anchor.to_dtype(dtype)?)?;
         Ok((distance, self.fisher.to_dtype(dtype)?))
     }
-}
-
-/// True if no element is negative, NaN or infinite: `|F| − F` is 0 for the rest, and never less.
-fn is_fim(fisher: &Tensor) -> Result<bool> {
-    Ok(fisher.elem_count() == 0 || scalar(&(fisher.abs()? - fisher)?.sum_all()?)? == 0.0)
 }
 
 /// The variable that a spring holds.

@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 
 use crate::Gradients;
+use crate::terms::{Estimate, Terms};
 
 /// Where the estimate of the diagonal FIM comes from that a step averages in f.
 ///
@@ -100,16 +101,16 @@ impl<'a> LossGradients<'a> {
 
 impl LossGradients<'_> {
     /// What a step is told about one parameter; `None` without a gradient of it.
-    pub(crate) fn input<'b>(
+    pub(crate) fn terms<'b>(
         &'b self,
         fisher: &'b Fisher<'_>,
         gamma: f64,
         name: &str,
-    ) -> Option<Input<'b>> {
-        Some(Input {
+    ) -> Option<Terms<&'b Tensor>> {
+        Some(Terms {
             g: self.loss.get(name)?,
             gamma,
-            squares: fisher.of(name)?,
+            estimate: fisher.of(name)?,
             auxiliary: self.auxiliary.and_then(|(u, weight)| Some((u.get(name)?, weight))),
         })
     }
@@ -119,24 +120,6 @@ impl<'a> From<&'a Gradients> for LossGradients<'a> {
     fn from(loss: &'a Gradients) -> Self {
         Self::new(loss)
     }
-}
-
-/// What a step is told about one parameter.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Input<'a> {
-    pub(crate) g: &'a Tensor,
-    /// What the gradients are multiplied by first.
-    pub(crate) gamma: f64,
-    pub(crate) squares: SquaresInput<'a>,
-    pub(crate) auxiliary: Option<(&'a Tensor, f64)>,
-}
-
-/// The estimate of the FIM for one parameter.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum SquaresInput<'a> {
-    OfGradient,
-    Given(&'a Tensor),
-    Sampled(&'a Tensor, f64),
 }
 
 impl<'a> Fisher<'a> {
@@ -149,12 +132,12 @@ impl<'a> Fisher<'a> {
     }
 
     /// For one parameter; `None` if what is given lacks it.
-    pub(crate) fn of(&self, name: &str) -> Option<SquaresInput<'a>> {
+    pub(crate) fn of(&self, name: &str) -> Option<Estimate<&'a Tensor>> {
         Some(match self {
-            Self::Minibatch => SquaresInput::OfGradient,
-            Self::Microbatch(squares) => SquaresInput::Given(squares.get(name)?),
+            Self::Minibatch => Estimate::OfGradient,
+            Self::Microbatch(squares) => Estimate::Given(squares.get(name)?),
             Self::Sampled { gradients, batch } => {
-                SquaresInput::Sampled(gradients.get(name)?, *batch as f64)
+                Estimate::Sampled(gradients.get(name)?, *batch as f64)
             }
         })
     }

@@ -3,21 +3,19 @@
 //! Tensors are called `<parameter>.exp_avg` and `.exp_avg_sq` (Adam, AdamW) or `.momentum` and `.fim` (the PyTorch port
 //! of FAdam), and `.step`, a 0-d i64. The metadata holds `format`, `version`, `optimizer` and `config` (JSON).
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
-use candle_core::{D, Device, Tensor, safetensors::Load};
-use safetensors::SafeTensors;
-use safetensors::tensor::TensorView;
+use candle_core::{D, Device, Tensor};
 use serde::Deserialize;
 
 use crate::algorithm::{Algorithm, Fim, State};
 use crate::config::share;
 use crate::kernel::{Momentum, Noise, Rule, Stored};
-use crate::math::{clip_rms, compute_dtype, is_finite, power, ratio, rms, scalar};
+use crate::math::{clip_rms, compute_dtype, is_finite, is_negative, power, ratio, rms};
 use crate::param::Param;
-use crate::{Error, NamedOptimizer, Result};
+use crate::state_file::Loaded;
+use crate::tensor_file::{Parsed, TensorFile, same_shape, wrong_file};
+use crate::{NamedOptimizer, Result};
 
 const FORMAT: &str = "torch-optimizer";
 const VERSION: &str = "1";
@@ -72,25 +70,21 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// ```
     ///
     /// # Errors
-    /// [`Error::StateFile`] if the file is no such file, if it lacks a parameter that this optimizer trains or has one
+    /// [`Error::StateFile`](crate::Error::StateFile) if the file is no such file, if it lacks a parameter that this optimizer trains or has one
     /// that it does not, for another shape, a number that is not finite or beyond the range of what it is kept in, a
     /// negative second moment, and for a state that the algorithm cannot take. Nothing is changed then.
     pub fn import_torch(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.check()?;
-        let wrong = |reason| Error::StateFile { path: path.display().to_string(), reason };
-        let bytes = fs::read(path).map_err(|e| wrong(e.to_string()))?;
-        let imported = self.convert(&bytes).map_err(wrong)?;
-        self.steps = imported.iter().map(|imported| imported.t).max().unwrap_or(0);
-        for (param, Imported { t, state, theta }) in self.params.iter_mut().zip(imported) {
-            (param.t, param.state, param.theta) = (t, state, theta);
-        }
+        let imported = TensorFile::read(path).and_then(|file| self.convert(file));
+        let imported = imported.map_err(|reason| wrong_file(path, reason))?;
+        self.adopt(imported.iter().map(|imported| imported.t).max().unwrap_or(0), imported);
         Ok(())
     }
 
     /// What becomes of each parameter.
-    fn convert(&self, bytes: &[u8]) -> Parsed<Vec<Imported>> {
-        let mut file = File::parse(bytes)?;
+    fn convert(&self, file: TensorFile) -> Parsed<Vec<Loaded>> {
+        let mut file = Export::new(file)?;
         let mut all = Vec::with_capacity(self.params.len());
         for p in &self.params {
             let averages = file.take_averages(p)?;
@@ -106,18 +100,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
             let imported = state.and_then(|state| keep(p, averages.t, &state));
             all.push(imported.map_err(|e| about(e.to_string()))?);
         }
-        match file.tensors.into_keys().next() {
-            Some(key) => Err(format!("holds {key:?}, which this optimizer does not train")),
-            None => Ok(all),
-        }
+        file.file.check_empty("this optimizer does not train")?;
+        Ok(all)
     }
-}
-
-/// What becomes of one parameter.
-struct Imported {
-    t: u64,
-    state: State<Stored>,
-    theta: Stored,
 }
 
 /// What PyTorch keeps of one parameter, in the dtype to compute in.
@@ -144,7 +129,7 @@ fn of_adam(
     let m_hat = (&averages.m / given_out(beta1))?;
     let f_hat = (&averages.f / given_out(beta2))?;
     let rms_g = rms(&f_hat.sqrt()?)?; // f̂ is the average of g²
-    let eps_hat = rule.eps2.map_or(rule.eps, |eps2| rule.eps.min(eps2 * rms_g));
+    let eps_hat = rule.eps_hat(rms_g);
     let f = summed(&(f_hat + rule.offset)?, like)?;
     let d = (power(&f.diagonal()?, rule.rho)? + eps_hat.powf(2.0 * rule.rho))?;
     let (g_bar, _) = clip_rms(ratio(&m_hat, &d)?, rule.clip)?;
@@ -179,7 +164,7 @@ fn summed(f: &Tensor, like: &Fim<Stored>) -> Result<Fim> {
 
 /// The state as the parameter keeps it, in tensors of its own: those of before stay as they are. PyTorch keeps
 /// nothing of what it rounds away from θ, and so nothing is left of that.
-fn keep(p: &Param, t: u64, state: &State) -> Result<Imported> {
+fn keep(p: &Param, t: u64, state: &State) -> Result<Loaded> {
     let noise = Noise::new(&p.name, t);
     let state = p.state.zip(state, |kind, own, numbers| {
         let dtype = own.range_dtype();
@@ -191,11 +176,8 @@ fn keep(p: &Param, t: u64, state: &State) -> Result<Imported> {
     })?;
     let theta =
         p.theta.map(|end, x| if end.is_empty() { Ok(x.clone()) } else { x.zeros_like() })?;
-    Ok(Imported { t, state, theta })
+    Ok(Loaded { t, state, theta })
 }
-
-/// A value, or what is wrong with the file.
-type Parsed<T> = std::result::Result<T, String>;
 
 /// What is read of the hyper-parameters: what the averages were made with.
 #[derive(Deserialize)]
@@ -205,21 +187,18 @@ struct TorchConfig {
     p: Option<f64>,
 }
 
-/// A file, and the tensors in it that no parameter has taken yet.
-struct File<'a> {
+/// A file from PyTorch.
+struct Export {
     betas: [f64; 2],
     /// ρ if it is a state of the port of FAdam.
     port_rho: Option<f64>,
-    tensors: BTreeMap<String, TensorView<'a>>,
+    file: TensorFile,
 }
 
-impl<'a> File<'a> {
-    fn parse(bytes: &'a [u8]) -> Parsed<Self> {
-        let text = |e: &dyn std::fmt::Display| format!("not a whole safetensors file: {e}");
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| text(&e))?;
-        let file = SafeTensors::deserialize(bytes).map_err(|e| text(&e))?;
-        let (betas, port_rho) = check_metadata(header.metadata().as_ref())?;
-        Ok(Self { betas, port_rho, tensors: file.tensors().into_iter().collect() })
+impl Export {
+    fn new(file: TensorFile) -> Parsed<Self> {
+        let (betas, port_rho) = check_metadata(&file)?;
+        Ok(Self { betas, port_rho, file })
     }
 
     /// What the file holds of a parameter.
@@ -234,25 +213,17 @@ impl<'a> File<'a> {
         if is_negative(&f).map_err(|e| format!("{f_key:?}: {e}"))? {
             return Err(format!("{f_key:?} is negative somewhere: no second moment"));
         }
-        let step = self.take(&step_key, &Device::Cpu)?.to_scalar::<i64>().ok();
+        let step = self.file.take(&step_key, &Device::Cpu)?.to_scalar::<i64>().ok();
         let t = step.and_then(|step| u64::try_from(step).ok()).filter(|t| *t > 0);
         let t = t.ok_or_else(|| format!("{step_key:?} is no step count (a 0-d i64 above 0)"))?;
         Ok(Averages { t, m, f })
     }
 
-    fn take(&mut self, key: &str, device: &Device) -> Parsed<Tensor> {
-        let view = self.tensors.remove(key).ok_or_else(|| format!("holds no {key:?}"))?;
-        view.load(device).map_err(|e| format!("{key:?}: {e}"))
-    }
-
     /// Finite numbers shaped as the parameter, in the dtype to compute in.
     fn take_numbers(&mut self, key: &str, p: &Param) -> Parsed<Tensor> {
         let device = p.var.device();
-        let found = self.take(key, device)?;
-        if found.shape() != p.var.shape() {
-            let (found, own) = (found.shape(), p.var.shape());
-            return Err(format!("{key:?} has shape {found:?}, the parameter {own:?}"));
-        }
+        let found = self.file.take(key, device)?;
+        same_shape(key, &found, &p.var, "the parameter")?;
         if !found.dtype().is_float() {
             return Err(format!("{key:?} is {:?}, not floating point", found.dtype()));
         }
@@ -265,16 +236,9 @@ impl<'a> File<'a> {
 }
 
 /// β1 and β2, and ρ if it is a state of the port of FAdam, if the metadata is that of such a file.
-fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Parsed<([f64; 2], Option<f64>)> {
-    let get = |key: &str| metadata.and_then(|m| m.get(key)).map(String::as_str);
-    if get("format") != Some(FORMAT) {
-        return Err(format!("its metadata has no format {FORMAT:?}; no export from PyTorch"));
-    }
-    if get("version") != Some(VERSION) {
-        let found = get("version").unwrap_or("none");
-        return Err(format!("its version is {found}, this library reads {VERSION}"));
-    }
-    let of_port = match get("optimizer") {
+fn check_metadata(file: &TensorFile) -> Parsed<([f64; 2], Option<f64>)> {
+    file.check(FORMAT, VERSION, "no export from PyTorch")?;
+    let of_port = match file.get("optimizer") {
         Some("adam" | "adamw") => false,
         Some("fadam-lessw2020") => true,
         other => {
@@ -284,7 +248,7 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Parsed<([f64; 2
     };
     let unread = |e: &dyn std::fmt::Display| format!("its metadata \"config\" cannot be read: {e}");
     let TorchConfig { betas, p } =
-        serde_json::from_str(get("config").unwrap_or("{}")).map_err(|e| unread(&e))?;
+        serde_json::from_str(file.get("config").unwrap_or("{}")).map_err(|e| unread(&e))?;
     share("betas[0]", betas[0]).map_err(|e| unread(&e))?;
     share("betas[1]", betas[1]).map_err(|e| unread(&e))?;
     match (of_port, p) {
@@ -292,9 +256,4 @@ fn check_metadata(metadata: Option<&HashMap<String, String>>) -> Parsed<([f64; 2
         (true, Some(p)) => Ok((betas, Some(p))),
         (true, None) => Err(unread(&"it has no p")),
     }
-}
-
-/// Whether a finite tensor is below 0 somewhere: `|x| − x` is 0 elsewhere, and never less.
-fn is_negative(x: &Tensor) -> Result<bool> {
-    Ok(x.elem_count() > 0 && scalar(&(x.abs()? - x)?.sum_all()?)? > 0.0)
 }

@@ -31,6 +31,8 @@ mod report;
 pub mod schedule;
 mod state_file;
 mod step;
+mod tensor_file;
+mod terms;
 
 pub use accumulate::{Accumulated, Accumulator, global_norm};
 pub use adafactor::{Adafactor, AdafactorConfig};

@@ -1,13 +1,13 @@
 //! Steps of parameters that are on a CUDA device: launched, and looked at later.
 
-use candle_core::{CudaDevice, DType, Device, Tensor, Var};
+use candle_core::{CudaDevice, DType, Device, Tensor};
 
-use crate::algorithm::{Algorithm, Fim};
-use crate::fisher::{Input, SquaresInput};
-use crate::kernel::cuda::{DeviceStep, FimRef, Job, Kind, Numbers, OnBad, Squares};
+use crate::algorithm::{Algorithm, State};
+use crate::kernel::cuda::{DeviceStep, Job, Kind, Numbers, OnBad};
 use crate::kernel::{Momentum, Rule, Stored, takes_on_cuda};
 use crate::param::Param;
-use crate::params::storage_address;
+use crate::params::apart_from;
+use crate::terms::{Estimate, Terms};
 use crate::{Backend, Error, Fisher, LossGradients, NamedOptimizer, Result};
 
 /// What an optimizer keeps for its device.
@@ -20,19 +20,10 @@ pub(crate) struct CudaSteps {
     last: Vec<String>,
 }
 
-/// The tensors of one parameter's step as the kernels read them.
+/// One parameter's step as the kernels read it.
 struct Ready<'a> {
     param: &'a Param,
-    g: Tensor,
-    squares: ReadySquares,
-    auxiliary: Option<(Tensor, f64)>,
-    gamma: f64,
-}
-
-enum ReadySquares {
-    OfGradient,
-    Given(Tensor),
-    Sampled(Tensor, f64),
+    terms: Terms<Tensor>,
 }
 
 impl CudaSteps {
@@ -68,9 +59,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
         }
         let mut ready = Vec::new();
         for param in &self.params {
-            if let Some(input) = losses.input(fisher, gamma, &param.name) {
-                param.check_shapes(&input)?;
-                ready.push(Ready::new(param, &input, &self.storages)?);
+            if let Some(terms) = losses.terms(fisher, gamma, &param.name) {
+                param.check_shapes(&terms)?;
+                ready.push(Ready::new(param, &terms, &self.storages)?);
             }
         }
         let jobs = ready.iter().map(|r| r.job(&configs[r.param.group].rule(r.param.t + 1)));
@@ -118,53 +109,45 @@ impl<A: Algorithm> NamedOptimizer<A> {
 }
 
 impl<'a> Ready<'a> {
-    fn new(param: &'a Param, input: &Input<'_>, storages: &[usize]) -> Result<Self> {
+    fn new(param: &'a Param, terms: &Terms<&Tensor>, storages: &[usize]) -> Result<Self> {
         let of = |x: &Tensor, dtype: DType| {
             let x = x.detach().to_device(param.var.device())?.to_dtype(dtype)?.contiguous()?;
-            let is_a_parameter = storages.binary_search(&storage_address(&x)).is_ok();
-            Ok::<_, Error>(if is_a_parameter { x.copy()? } else { x })
+            apart_from(storages, x)
         };
         let own = param.var.dtype();
-        Ok(Self {
-            param,
-            g: of(input.g, own)?,
-            squares: match input.squares {
-                SquaresInput::OfGradient => ReadySquares::OfGradient,
-                SquaresInput::Given(q) => ReadySquares::Given(of(q, param.number_dtype())?),
-                SquaresInput::Sampled(s, batch) => ReadySquares::Sampled(of(s, own)?, batch),
-            },
-            auxiliary: match input.auxiliary {
+        let of_estimate = match terms.estimate {
+            Estimate::Given(_) => param.number_dtype(),
+            _ => own,
+        };
+        let terms = Terms {
+            g: of(terms.g, own)?,
+            gamma: terms.gamma,
+            estimate: terms.estimate.map(|x| of(x, of_estimate))?,
+            auxiliary: match terms.auxiliary {
                 Some((u, weight)) => Some((of(u, own)?, weight)),
                 None => None,
             },
-            gamma: input.gamma,
-        })
+        };
+        Ok(Self { param, terms })
     }
 
     fn job(&self, rule: &Rule) -> Result<Job<'_>> {
         let Param { name, var, state, .. } = self.param;
-        let var: &Var = var;
+        let State { m, f } = state.map(|_, stored| plain(stored))?;
         Ok(Job {
             name,
             theta: var,
-            m: plain(&state.m)?,
-            f: match &state.f {
-                Fim::Full(f) => FimRef::Full(plain(f)?),
-                Fim::Factored { r, c } => FimRef::Factored { r: plain(r)?, c: plain(c)? },
-            },
-            g: &self.g,
-            squares: match &self.squares {
-                ReadySquares::OfGradient => Squares::OfGradient,
-                ReadySquares::Given(q) => Squares::Given(q),
-                ReadySquares::Sampled(s, batch) => Squares::Sampled(s, *batch),
-            },
-            auxiliary: self.auxiliary.as_ref().map(|(u, _)| u),
+            m,
+            f,
+            g: &self.terms.g,
+            estimate: self.terms.estimate.map(Ok::<_, Error>)?,
+            auxiliary: self.terms.auxiliary.as_ref().map(|(u, _)| u),
             numbers: self.numbers(rule),
         })
     }
 
     fn numbers(&self, rule: &Rule) -> Numbers {
-        let weight = self.auxiliary.as_ref().map_or(0.0, |(_, weight)| *weight);
+        let weight = self.terms.auxiliary.as_ref().map_or(0.0, |(_, weight)| *weight);
         let (kind, on_manifold) = match rule.momentum {
             Momentum::OfGradient => (Kind::Adam, false),
             Momentum::OfNaturalGradient { decay_on_manifold } => {
@@ -185,7 +168,7 @@ impl<'a> Ready<'a> {
             step: rule.step,
             decay: rule.decay,
             aux: rule.lr * weight,
-            gamma: self.gamma,
+            gamma: self.terms.gamma,
             on_manifold,
         }
     }

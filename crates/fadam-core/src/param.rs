@@ -3,13 +3,11 @@
 use candle_core::{DType, Device, Tensor, Var};
 
 use crate::algorithm::{Algorithm, Fim, Signal, State, Update};
-use crate::fisher::{Input, SquaresInput};
 use crate::group::{Precision, Rounding, StateFormat};
-use crate::kernel::{
-    self, BLOCK, Code, Matrices, Measured, Noise, Scratch, SquaresOf, Stored, Task, Tensors, Terms,
-};
+use crate::kernel::{self, BLOCK, Code, Matrices, Measured, Noise, Scratch, Stored, Task, Tensors};
 use crate::math::{compute_dtype, is_finite, is_negative};
 use crate::report::Measures;
+use crate::terms::{Estimate, Terms};
 use crate::{Error, Result};
 
 /// How steps are computed.
@@ -47,7 +45,7 @@ pub(crate) struct Param {
 /// What pass A leaves for pass B.
 #[derive(Debug)]
 enum Prepared {
-    Fused(Terms, Measured),
+    Fused(Terms<Tensor>, Measured),
     Reference(Update),
 }
 
@@ -111,39 +109,32 @@ impl Param {
         config: &A,
         backend: Backend,
         storages: &[usize],
-        input: Option<Input<'_>>,
+        terms: Option<Terms<&Tensor>>,
     ) -> Result<()> {
         self.prepared = None;
-        let Some(input) = input else { return Ok(()) };
-        self.check_shapes(&input)?;
+        let Some(terms) = terms else { return Ok(()) };
+        self.check_shapes(&terms)?;
         self.prepared = Some(if backend == Backend::Fused && kernel::takes(&self.var) {
-            let terms = terms(&input, storages)?;
+            let terms = terms.map(|x| kernel::gradient(x, storages))?;
             let Self { name, theta, state, t, tasks, scratch, .. } = self;
             let tensors = Tensors { name, theta, state, terms: &terms, tasks };
             let measured = tensors.measure(&config.rule(*t + 1), scratch)?;
             Prepared::Fused(terms, measured)
         } else {
-            Prepared::Reference(self.update(config, &input)?)
+            Prepared::Reference(self.update(config, &terms)?)
         });
         Ok(())
     }
 
-    pub(crate) fn check_shapes(&self, input: &Input<'_>) -> Result<()> {
-        let squares = match input.squares {
-            SquaresInput::OfGradient => None,
-            SquaresInput::Given(x) | SquaresInput::Sampled(x, _) => Some(x),
-        };
-        let auxiliary = input.auxiliary.map(|(u, _)| u);
-        for tensor in [Some(input.g), squares, auxiliary].into_iter().flatten() {
-            if tensor.shape() != self.var.shape() {
-                return Err(Error::GradientShape {
-                    name: self.name.clone(),
-                    expected: self.var.shape().clone(),
-                    got: tensor.shape().clone(),
-                });
-            }
+    pub(crate) fn check_shapes(&self, terms: &Terms<&Tensor>) -> Result<()> {
+        match terms.all().find(|tensor| tensor.shape() != self.var.shape()) {
+            None => Ok(()),
+            Some(tensor) => Err(Error::GradientShape {
+                name: self.name.clone(),
+                expected: self.var.shape().clone(),
+                got: tensor.shape().clone(),
+            }),
         }
-        Ok(())
     }
 
     /// Pass B.
@@ -192,7 +183,7 @@ impl Param {
     }
 
     /// What a step by tensor operations makes of this parameter, in the compute dtype.
-    fn update<A: Algorithm>(&self, config: &A, input: &Input<'_>) -> Result<Update> {
+    fn update<A: Algorithm>(&self, config: &A, terms: &Terms<&Tensor>) -> Result<Update> {
         let compute = compute_dtype(self.var.device());
         let given = |x: &Tensor| {
             let x = x.detach().to_dtype(compute)?;
@@ -202,20 +193,20 @@ impl Param {
                 Err(Error::NonFiniteGradient { name: self.name.clone() })
             }
         };
-        let scaled = |x: &Tensor| Ok::<_, Error>((given(x)? * input.gamma)?);
-        let g = scaled(input.g)?;
-        let squares = match input.squares {
-            SquaresInput::OfGradient => g.sqr()?,
-            SquaresInput::Given(q) => {
+        let scaled = |x: &Tensor| Ok::<_, Error>((given(x)? * terms.gamma)?);
+        let g = scaled(terms.g)?;
+        let squares = match terms.estimate {
+            Estimate::OfGradient => g.sqr()?,
+            Estimate::Given(q) => {
                 let q = given(q)?;
                 if is_negative(&q)? {
                     return Err(Error::NegativeSquares { name: self.name.clone() });
                 }
-                (q * (input.gamma * input.gamma))?
+                (q * (terms.gamma * terms.gamma))?
             }
-            SquaresInput::Sampled(s, batch) => (scaled(s)?.sqr()? * batch)?,
+            Estimate::Sampled(s, batch) => (scaled(s)?.sqr()? * batch)?,
         };
-        let auxiliary = input.auxiliary.map(|(u, weight)| Ok::<_, Error>((scaled(u)?, weight)));
+        let auxiliary = terms.auxiliary.map(|(u, weight)| Ok::<_, Error>((scaled(u)?, weight)));
         let signal = Signal { g, squares, auxiliary: auxiliary.transpose()? };
         let theta = self.theta.decode(&self.tasks)?.detach().to_dtype(compute)?;
         let new =
@@ -231,24 +222,6 @@ impl Param {
         finite("theta", &new.theta, self.theta.range_dtype())?;
         Ok(new)
     }
-}
-
-/// What a step is told, as the kernel reads it.
-fn terms(input: &Input<'_>, storages: &[usize]) -> Result<Terms> {
-    let readable = |x: &Tensor| kernel::gradient(x, storages);
-    Ok(Terms {
-        g: readable(input.g)?,
-        gamma: input.gamma,
-        squares: match input.squares {
-            SquaresInput::OfGradient => SquaresOf::Gradient,
-            SquaresInput::Given(q) => SquaresOf::Given(readable(q)?),
-            SquaresInput::Sampled(s, batch) => SquaresOf::Sampled(readable(s)?, batch),
-        },
-        auxiliary: match input.auxiliary {
-            Some((u, weight)) => Some((readable(u)?, weight)),
-            None => None,
-        },
-    })
 }
 
 /// m, f, R or C as it is to be kept, from its plain numbers.

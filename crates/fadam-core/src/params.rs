@@ -127,9 +127,16 @@ impl NamedVars {
 }
 
 /// What tells one storage from another.
-pub(crate) fn storage_address(tensor: &Tensor) -> usize {
+fn storage_address(tensor: &Tensor) -> usize {
     let (storage, _layout) = tensor.storage_and_layout();
     std::ptr::from_ref(&*storage).addr()
+}
+
+/// The tensor, or a copy if it is stored where one of the parameters is: a gradient can be a parameter. `storages`
+/// is what [`NamedVars::check`] returned.
+pub(crate) fn apart_from(storages: &[usize], tensor: Tensor) -> Result<Tensor> {
+    let is_a_parameter = storages.binary_search(&storage_address(&tensor)).is_ok();
+    Ok(if is_a_parameter { tensor.copy()? } else { tensor })
 }
 
 impl FromIterator<(String, Var)> for NamedVars {

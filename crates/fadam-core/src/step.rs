@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::accumulate::global_norm;
+use crate::accumulate::norm_of;
 use crate::algorithm::Algorithm;
 use crate::{Error, Fisher, Gradients, LossGradients, NamedOptimizer, Result};
 
@@ -104,8 +104,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     fn gamma(&self, gradients: &Gradients) -> Result<(f64, Option<f64>)> {
         let sign = if self.maximize { -1.0 } else { 1.0 };
         let Some(max) = self.max_grad_norm else { return Ok((sign, None)) };
-        let trained = gradients.iter().filter(|(name, _)| self.find(name).is_ok());
-        let norm = global_norm(&trained.map(|(name, g)| (name.clone(), g.clone())).collect())?;
+        let norm = norm_of(gradients.iter().filter(|(name, _)| self.find(name).is_ok()))?;
         // A norm that is no number comes from a gradient that pass A will name.
         let gamma = if norm.is_finite() && norm > max { sign * max / norm } else { sign };
         Ok((gamma, Some(norm)))
@@ -121,10 +120,10 @@ impl<A: Algorithm> NamedOptimizer<A> {
         gamma: f64,
     ) -> Result<()> {
         let Self { params, storages, backend, .. } = self;
-        let input = |name: &str| losses.input(fisher, gamma, name);
+        let terms = |name: &str| losses.terms(fisher, gamma, name);
         let outcome: Vec<Result<()>> = params
             .par_iter_mut()
-            .map(|p| p.prepare(&configs[p.group], *backend, storages, input(&p.name)))
+            .map(|p| p.prepare(&configs[p.group], *backend, storages, terms(&p.name)))
             .collect(); // in order, so that the error is the first name's
         let outcome: Result<()> = outcome.into_iter().collect();
         if outcome.is_err() {

@@ -2,12 +2,13 @@
 //! where there is no device. What can be tested without one is in `tests/cuda_source.rs`.
 #![cfg(feature = "cuda")]
 
-use std::collections::HashMap;
-use std::path::Path;
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "common/golden.rs"]
+mod golden;
 
-use candle_core::{DType, Device, Tensor, Var, safetensors::Load};
-use fadam_core::{AnyConfig, AnyOptimizer, Gradients, NamedVars};
-use safetensors::SafeTensors;
+use candle_core::{DType, Device, Tensor, Var};
+use fadam_core::{AnyConfig, AnyOptimizer, Backend, NamedVars};
+use golden::{goldens, max_abs, max_difference, values};
 
 /// The first CUDA device.
 fn device() -> Option<Device> {
@@ -20,94 +21,12 @@ fn device() -> Option<Device> {
     }
 }
 
-struct Case {
-    name: String,
-    config: AnyConfig,
-    tensors: HashMap<String, Tensor>,
-}
-
-fn cases() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let cases: Vec<_> = files
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-        .map(|path| case(&path))
-        .collect();
-    assert_eq!(cases.len(), 37, "a golden file is missing or new");
-    cases
-}
-
-fn case(path: &Path) -> Case {
-    let bytes = std::fs::read(path).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().clone().unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
-    config["algorithm"] = metadata["algorithm"].clone().into();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let load =
-        |(name, view): (&str, _)| (name.to_owned(), Load::load(&view, &Device::Cpu).unwrap());
-    Case {
-        name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
-        config: serde_json::from_value(config).unwrap(),
-        tensors: tensors.iter().map(load).collect(),
-    }
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    let x = x.to_device(&Device::Cpu).unwrap().to_dtype(DType::F64).unwrap();
-    x.flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn max_abs(x: &[f64]) -> f64 {
-    x.iter().fold(0.0, |most, v| most.max(v.abs()))
-}
-
-fn difference(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
-}
-
-impl Case {
-    /// With the tolerances of `tests/goldens.rs`.
-    fn check(&self, device: &Device, dtype: DType) {
-        let (share, unit) =
-            if dtype == DType::F64 { (1e-10, 2f64.powi(-53)) } else { (1e-5, 2f64.powi(-24)) };
-        let (theta0, grads) = (&self.tensors["theta0"], &self.tensors["grads"]);
-        let on_device = |x: &Tensor| x.to_dtype(dtype).unwrap().to_device(device).unwrap();
-        let w = Var::from_tensor(&on_device(theta0)).unwrap();
-        let vars = NamedVars::from_iter([("w".to_owned(), w.clone())]);
-        let mut optimizer = AnyOptimizer::from_named(vars, self.config.clone()).unwrap();
-
-        let steps = grads.dims()[0];
-        let golden = |name: &str, k: usize| values(&self.tensors[name].get(k).unwrap());
-        let travelled = difference(&golden("theta", steps - 1), &values(theta0));
-        let largest = max_abs(&values(&self.tensors["theta"])).max(max_abs(&values(theta0)));
-        let theta_bound = share * travelled + steps as f64 * unit * largest;
-        for k in 0..steps {
-            let g = on_device(&grads.get(k).unwrap());
-            optimizer.step_named(&Gradients::from([("w".to_owned(), g)])).unwrap();
-            let at = format!("{}, {dtype:?}, step {}", self.name, k + 1);
-
-            let off = difference(&values(&w), &golden("theta", k));
-            assert!(off <= theta_bound, "{at}: theta is off by {off:e} > {theta_bound:e}");
-            let m = golden("m", k);
-            let off = difference(&values(&optimizer.momentum("w").unwrap()), &m);
-            assert!(off <= share * max_abs(&m), "{at}: m is off by {off:e}");
-            let fim = values(&optimizer.fim("w").unwrap());
-            for (i, (ours, theirs)) in fim.iter().zip(golden("fim", k)).enumerate() {
-                let off = (ours - theirs).abs();
-                assert!(off <= share * theirs.abs(), "{at}: fim[{i}] = {ours:e}, not {theirs:e}");
-            }
-        }
-    }
-}
-
 #[test]
 fn all_goldens() {
     let Some(device) = device() else { return };
-    for case in cases() {
+    for golden in goldens() {
         for dtype in [DType::F64, DType::F32] {
-            case.check(&device, dtype);
+            golden.check(Backend::Fused, &device, dtype);
         }
     }
 }
@@ -164,7 +83,7 @@ fn the_same_bits_every_time_and_the_step_of_the_cpu() {
             }
             let on_cpu = three_steps(&config, &Device::Cpu, dtype);
             for (k, (ours, cpu)) in on_device.iter().zip(&on_cpu).enumerate() {
-                let (off, largest) = (difference(ours, cpu), max_abs(cpu));
+                let (off, largest) = (max_difference(ours, cpu), max_abs(cpu));
                 let bound = (share + unit) * largest;
                 assert!(off <= bound, "{name} {dtype:?} tensor {k}: off by {off:e} > {bound:e}");
             }

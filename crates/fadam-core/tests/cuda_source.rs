@@ -10,6 +10,9 @@ mod session;
 mod table;
 
 mod cuda_host;
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "common/golden.rs"]
+mod golden;
 
 use cuda_host::{Given, Host, Param, Plain, stored};
 use entry::{Dtype, Kind, Numbers, Squared};
@@ -98,15 +101,6 @@ fn fresh(config: &AnyConfig, dims: &[usize], theta: &[f64], dtype: Dtype) -> Pla
         _ => None,
     };
     Plain::new(dtype, theta, f0, matrix)
-}
-
-fn max_abs(x: &[f64]) -> f64 {
-    x.iter().fold(0.0, |most, v| most.max(v.abs()))
-}
-
-fn difference(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
 fn bits(values: &[Vec<f64>]) -> Vec<u64> {

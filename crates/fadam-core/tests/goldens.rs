@@ -1,117 +1,27 @@
-//! Every golden case, at every step: θ, m and the FIM against an independent float64 transcription of
-//! the paper (`goldens/README.md`).
-//!
-//! Tolerances. Our steps are computed in f64, so an f64 run differs from the goldens by rounding alone
-//! (1e-10 of each quantity's own scale). An f32 run rounds θ, m and f once a step: half a unit in the
-//! last place of θ each step, beside 1e-5 of the distance that θ travelled.
+//! Every golden case, at every step, of the fused step and of the reference.
 
-use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+#[allow(dead_code, reason = "each test program uses some of it")]
+#[path = "common/golden.rs"]
+mod golden;
 
-use candle_core::{DType, Device, Tensor, Var, safetensors::Load};
-use fadam_core::{AnyConfig, AnyOptimizer, Backend, Gradients, NamedVars};
-use safetensors::SafeTensors;
+use candle_core::{DType, Device};
+use fadam_core::Backend;
+use golden::goldens;
 
-struct Case {
-    name: String,
-    config: AnyConfig,
-    tensors: HashMap<String, Tensor>,
-}
-
-fn golden_files() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|e| e == "safetensors"))
-        .collect();
-    files.sort();
-    files
-}
-
-fn read(path: &Path) -> Case {
-    let bytes = std::fs::read(path).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().clone().unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
-    config["algorithm"] = metadata["algorithm"].clone().into();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    Case {
-        name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
-        config: serde_json::from_value(config).unwrap(),
-        tensors: tensors
-            .iter()
-            .map(|(name, view)| (name.to_owned(), view.load(&Device::Cpu).unwrap()))
-            .collect(),
-    }
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn max_abs(x: &[f64]) -> f64 {
-    x.iter().fold(0.0, |most, v| most.max(v.abs()))
-}
-
-fn max_difference(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
-}
-
-/// Steps a case in `dtype` and compares after each step. `share` is the tolerance, `unit` the relative
-/// rounding of one θ.
-fn check(case: &Case, backend: Backend, dtype: DType, share: f64, unit: f64) {
-    let (theta0, grads) = (&case.tensors["theta0"], &case.tensors["grads"]);
-    let w = Var::from_tensor(&theta0.to_dtype(dtype).unwrap()).unwrap();
-    let vars = NamedVars::from_iter([("w".to_owned(), w.clone())]);
-    let optimizer = AnyOptimizer::from_named(vars, case.config.clone());
-    let mut optimizer = optimizer.unwrap().backend(backend);
-
-    let steps = grads.dims()[0];
-    let golden = |name: &str, k: usize| values(&case.tensors[name].get(k).unwrap());
-    let travelled = max_difference(&golden("theta", steps - 1), &values(theta0));
-    let largest = max_abs(&values(&case.tensors["theta"])).max(max_abs(&values(theta0)));
-    let theta_bound = share * travelled + steps as f64 * unit * largest;
-    for k in 0..steps {
-        let g = grads.get(k).unwrap().to_dtype(dtype).unwrap();
-        optimizer.step_named(&Gradients::from([("w".to_owned(), g)])).unwrap();
-        let at = format!("{}, {backend:?}, {dtype:?}, step {}", case.name, k + 1);
-
-        let off = max_difference(&values(&w), &golden("theta", k));
-        assert!(off <= theta_bound, "{at}: theta is off by {off:e} > {theta_bound:e}");
-
-        let m = golden("m", k);
-        let off = max_difference(&values(&optimizer.momentum("w").unwrap()), &m);
-        let bound = share * max_abs(&m);
-        assert!(off <= bound, "{at}: m is off by {off:e} > {bound:e}");
-
-        let fim = values(&optimizer.fim("w").unwrap());
-        for (i, (ours, theirs)) in fim.iter().zip(golden("fim", k)).enumerate() {
-            let off = (ours - theirs).abs();
-            assert!(off <= share * theirs.abs(), "{at}: fim[{i}] = {ours:e}, not {theirs:e}");
+fn all(dtype: DType) {
+    for golden in goldens() {
+        for backend in [Backend::Fused, Backend::Reference] {
+            golden.check(backend, &Device::Cpu, dtype);
         }
     }
 }
 
 #[test]
 fn all_goldens_f64() {
-    let files = golden_files();
-    assert_eq!(files.len(), 37, "a golden file is missing or new");
-    for file in files {
-        let case = read(&file);
-        for backend in [Backend::Fused, Backend::Reference] {
-            check(&case, backend, DType::F64, 1e-10, 2f64.powi(-53));
-        }
-    }
+    all(DType::F64);
 }
 
 #[test]
 fn all_goldens_f32() {
-    for file in golden_files() {
-        let case = read(&file);
-        for backend in [Backend::Fused, Backend::Reference] {
-            check(&case, backend, DType::F32, 1e-5, 2f64.powi(-24));
-        }
-    }
+    all(DType::F32);
 }

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use super::access::{Slice, read};
-use super::given::{Given, Squares};
+use super::given::Given;
 use super::lanes::{BLOCK, STRIP, Sum, Vectorised, vectorise};
 use super::noise::Half;
 use super::number::{Real, inverse};
@@ -14,6 +14,7 @@ use super::stored::{Stored, write_all};
 use super::tasks::{Matrices, Task};
 use super::{Measured, Rule, Tensors};
 use crate::Result;
+use crate::terms::Estimate;
 
 /// What a factored tensor holds aside between the passes; allocated at its first step.
 #[derive(Debug, Default)]
@@ -91,7 +92,7 @@ impl<C: Real> Vectorised for RowsAndColumns<'_, C> {
     #[inline(always)]
     fn run(self) -> f64 {
         let Self { given, n, m, rows, columns } = self;
-        let of_gradient = matches!(given.squares, Squares::OfGradient);
+        let of_gradient = matches!(given.estimate, Estimate::OfGradient);
         let mut g2 = Sum::<C>::new();
         for (i, row) in rows.iter_mut().enumerate() {
             let columns = &mut columns[i / n * m..][..m];
@@ -108,7 +109,7 @@ impl<C: Real> Vectorised for RowsAndColumns<'_, C> {
                         columns[i] = columns[i] + g[i] * g[i];
                     }
                 } else {
-                    let q = given.squares_strip(at, len, &mut other);
+                    let q = given.estimate(at, len, &mut other);
                     let g2 = g2.strip(len);
                     for i in 0..len {
                         g2[i] = g2[i] + g[i] * g[i];
@@ -141,8 +142,7 @@ pub(super) fn average<C: Real>(
     let Scratch { rows, columns, row_factors, work } = scratch;
     let single = !t.is_f64();
     for (name, sums, old, count) in [("R", &mut *rows, r, m), ("C", &mut *columns, c, n)] {
-        let old = old.tensors()[0].1;
-        let old = read(old)?;
+        let old = read(old.shaped())?;
         let old = old.slice()?;
         for (i, sum) in sums.iter_mut().enumerate() {
             let old = match old {

@@ -1,4 +1,6 @@
-//! What a step is given for one tensor: the gradient and what may come with it.
+//! What a step is given for one tensor, as strips of the compute type.
+
+use std::convert::Infallible;
 
 use candle_core::Tensor;
 
@@ -8,109 +10,30 @@ use super::number::Real;
 use super::stored::{Locked, lock};
 use super::tasks::Task;
 use crate::Result;
+use crate::terms::{Estimate, Terms};
 
-/// The tensors that a step is given for one parameter, contiguous.
-#[derive(Debug, Clone)]
-pub(crate) struct Terms {
-    /// The gradient of the loss.
-    pub(crate) g: Tensor,
-    /// γ: what the gradients are multiplied by before anything else.
-    pub(crate) gamma: f64,
-    /// What is averaged in f.
-    pub(crate) squares: SquaresOf,
-    /// The gradient of an auxiliary loss, and its weight.
-    pub(crate) auxiliary: Option<(Tensor, f64)>,
-}
+/// As columns of a tensor or of a task.
+pub(super) type Given<'a> = Terms<Column<'a>>;
 
-/// Where the estimate of the FIM of one step comes from.
-#[derive(Debug, Clone)]
-pub(crate) enum SquaresOf {
-    /// g²
-    Gradient,
-    /// Given as it is.
-    Given(Tensor),
-    /// `B s²`, with the mean gradient s of B sampled labels.
-    Sampled(Tensor, f64),
-}
-
-/// The same, locked for reading.
-pub(super) struct LockedTerms<'a> {
-    g: Locked<'a>,
-    gamma: f64,
-    squares: LockedSquares<'a>,
-    auxiliary: Option<Locked<'a>>,
-}
-
-enum LockedSquares<'a> {
-    OfGradient,
-    Given(Locked<'a>),
-    Sampled(Locked<'a>, f64),
-}
-
-impl Terms {
-    pub(super) fn lock(&self) -> Result<LockedTerms<'_>> {
-        Ok(LockedTerms {
-            g: lock(&self.g)?,
-            gamma: self.gamma,
-            squares: match &self.squares {
-                SquaresOf::Gradient => LockedSquares::OfGradient,
-                SquaresOf::Given(q) => LockedSquares::Given(lock(q)?),
-                SquaresOf::Sampled(s, batch) => LockedSquares::Sampled(lock(s)?, *batch),
-            },
-            auxiliary: self.auxiliary.as_ref().map(|(a, _)| lock(a)).transpose()?,
-        })
+impl Terms<Tensor> {
+    /// Locked for reading.
+    pub(super) fn lock(&self) -> Result<Terms<Locked<'_>>> {
+        self.map(lock)
     }
 }
 
-impl LockedTerms<'_> {
-    pub(super) fn given(&self) -> Result<Given<'_>> {
-        Ok(Given {
-            g: self.g.column()?,
-            gamma: self.gamma,
-            squares: match &self.squares {
-                LockedSquares::OfGradient => Squares::OfGradient,
-                // γ is of the loss, so it is of its squares too.
-                LockedSquares::Given(q) => Squares::Given(q.column()?, self.gamma * self.gamma),
-                LockedSquares::Sampled(s, batch) => {
-                    Squares::Sampled(s.column()?, batch * self.gamma * self.gamma)
-                }
-            },
-            auxiliary: self.auxiliary.as_ref().map(Locked::column).transpose()?,
-        })
+impl Terms<Locked<'_>> {
+    pub(super) fn columns(&self) -> Result<Given<'_>> {
+        self.map(Locked::column)
     }
-}
-
-/// The same as columns of a tensor or of a task.
-#[derive(Clone, Copy)]
-pub(super) struct Given<'a> {
-    pub(super) g: Column<'a>,
-    gamma: f64,
-    pub(super) squares: Squares<'a>,
-    auxiliary: Option<Column<'a>>,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Squares<'a> {
-    OfGradient,
-    /// With a factor.
-    Given(Column<'a>, f64),
-    /// Of these numbers, with a factor.
-    Sampled(Column<'a>, f64),
 }
 
 impl<'a> Given<'a> {
     /// The part that belongs to a task.
     pub(super) fn task(&self, task: &Task) -> Self {
-        Self {
-            g: self.g.task(task),
-            gamma: self.gamma,
-            squares: match self.squares {
-                Squares::OfGradient => Squares::OfGradient,
-                Squares::Given(q, factor) => Squares::Given(q.task(task), factor),
-                Squares::Sampled(s, batch) => Squares::Sampled(s.task(task), batch),
-            },
-            auxiliary: self.auxiliary.map(|a| a.task(task)),
-        }
+        let part = |column: &Column<'a>| Ok::<_, Infallible>(column.task(task));
+        let Ok(terms) = self.map(part);
+        terms
     }
 
     /// A strip of γ g.
@@ -138,12 +61,12 @@ impl<'a> Given<'a> {
     where
         'a: 'b,
     {
-        self.auxiliary.map(|a| scaled(a, self.gamma, at, n, room))
+        self.auxiliary.map(|(a, _)| scaled(a, self.gamma, at, n, room))
     }
 
     /// A strip of the estimate of the FIM, where it is not g².
     #[inline(always)]
-    pub(super) fn squares_strip<'b, C: Real>(
+    pub(super) fn estimate<'b, C: Real>(
         &self,
         at: usize,
         n: usize,
@@ -152,11 +75,13 @@ impl<'a> Given<'a> {
     where
         'a: 'b,
     {
-        match self.squares {
-            Squares::OfGradient => &[],
-            Squares::Given(q, factor) => scaled(q, factor, at, n, room),
-            Squares::Sampled(s, factor) => {
-                let (factor, mut unsquared) = (C::of(factor), [C::zero(); STRIP]);
+        // γ is of the loss, so it is of its squares too.
+        let gamma2 = self.gamma * self.gamma;
+        match self.estimate {
+            Estimate::OfGradient => &[],
+            Estimate::Given(q) => scaled(q, gamma2, at, n, room),
+            Estimate::Sampled(s, batch) => {
+                let (factor, mut unsquared) = (C::of(batch * gamma2), [C::zero(); STRIP]);
                 let s = s.strip(at, n, &mut unsquared);
                 let room = &mut room[..n];
                 for i in 0..n {

@@ -35,12 +35,12 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::algorithm::{Fim, State};
 use crate::math::debiased_beta2;
-use crate::params::storage_address;
+use crate::params::apart_from;
 use crate::report::Measures;
+use crate::terms::{Estimate, Terms};
 use crate::{Error, Result};
 pub(crate) use blocks::{BLOCK, Code};
 pub(crate) use factored::Scratch;
-pub(crate) use given::{SquaresOf, Terms};
 pub(crate) use noise::Noise;
 use number::Real;
 pub(crate) use stored::Stored;
@@ -135,7 +135,7 @@ impl Rule {
     }
 
     /// ε̂ from RMS(g).
-    fn eps_hat(&self, rms_g: f64) -> f64 {
+    pub(crate) fn eps_hat(&self, rms_g: f64) -> f64 {
         self.eps2.map_or(self.eps, |eps2| self.eps.min(eps2 * rms_g))
     }
 
@@ -166,7 +166,7 @@ pub(crate) struct Tensors<'a> {
     pub(crate) theta: &'a Stored,
     pub(crate) state: &'a State<Stored>,
     /// Contiguous, as [`gradient`] makes them.
-    pub(crate) terms: &'a Terms,
+    pub(crate) terms: &'a Terms<Tensor>,
     /// How the tensor is cut.
     pub(crate) tasks: &'a [Task],
 }
@@ -187,8 +187,7 @@ pub(crate) fn takes_on_cuda(theta: &Tensor) -> bool {
 pub(crate) fn gradient(g: &Tensor, storages: &[usize]) -> Result<Tensor> {
     let g = g.detach().to_device(&Device::Cpu)?;
     let g = if g.dtype().is_float() { g } else { g.to_dtype(DType::F32)? }.contiguous()?;
-    let is_a_parameter = storages.binary_search(&storage_address(&g)).is_ok();
-    Ok(if is_a_parameter { g.copy()? } else { g })
+    apart_from(storages, g)
 }
 
 impl Tensors<'_> {
@@ -239,7 +238,7 @@ impl Tensors<'_> {
         if n == 0 {
             return Ok(Some(measured));
         }
-        if !matches!(self.terms.squares, SquaresOf::Gradient) {
+        if !matches!(self.terms.estimate, Estimate::OfGradient) {
             self.check_given()?; // 1/d is 0 where d is NaN, which would hide it
             if !C::CAREFUL && self.largest_estimate()? > LARGEST_IN_F32 {
                 return Ok(None); // nor would an f of infinity show
@@ -247,8 +246,8 @@ impl Tensors<'_> {
         }
         if let Some(matrices) = self.matrices() {
             let terms = self.terms.lock()?;
-            let g2 =
-                factored::row_and_column_sums::<C>(&terms.given()?, matrices, self.tasks, scratch);
+            let given = terms.columns()?;
+            let g2 = factored::row_and_column_sums::<C>(&given, matrices, self.tasks, scratch);
             if !self.adopt::<C>(rule, g2, &mut measured)? {
                 return Ok(None);
             }
@@ -306,17 +305,12 @@ impl Tensors<'_> {
 
     /// Something that is not finite came up: is it in what was given?
     fn check_given(&self) -> Result<()> {
-        let squares = match &self.terms.squares {
-            SquaresOf::Gradient => None,
-            SquaresOf::Given(x) | SquaresOf::Sampled(x, _) => Some(x),
-        };
-        let auxiliary = self.terms.auxiliary.as_ref().map(|(a, _)| a);
-        for tensor in [Some(&self.terms.g), squares, auxiliary].into_iter().flatten() {
+        for tensor in self.terms.all() {
             if !access::read(tensor)?.slice()?.is_finite() {
                 return Err(Error::NonFiniteGradient { name: self.name.to_owned() });
             }
         }
-        if let SquaresOf::Given(q) = &self.terms.squares
+        if let Estimate::Given(q) = &self.terms.estimate
             && access::read(q)?.slice()?.is_negative()
         {
             return Err(Error::NegativeSquares { name: self.name.to_owned() });
@@ -327,17 +321,17 @@ impl Tensors<'_> {
     /// The largest element of an estimate of the FIM that is not g².
     fn largest_estimate(&self) -> Result<f64> {
         let gamma2 = self.terms.gamma * self.terms.gamma;
-        Ok(match &self.terms.squares {
-            SquaresOf::Gradient => 0.0,
-            SquaresOf::Given(q) => gamma2 * access::read(q)?.slice()?.largest(),
-            SquaresOf::Sampled(s, batch) => {
+        Ok(match &self.terms.estimate {
+            Estimate::OfGradient => 0.0,
+            Estimate::Given(q) => gamma2 * access::read(q)?.slice()?.largest(),
+            Estimate::Sampled(s, batch) => {
                 batch * gamma2 * access::read(s)?.slice()?.largest().powi(2)
             }
         })
     }
 
     fn dtype(&self) -> DType {
-        self.theta.tensors()[0].1.dtype()
+        self.theta.shaped().dtype()
     }
 
     fn is_f64(&self) -> bool {
@@ -345,14 +339,14 @@ impl Tensors<'_> {
     }
 
     fn elements(&self) -> usize {
-        self.theta.tensors()[0].1.elem_count()
+        self.theta.shaped().elem_count()
     }
 
     /// The matrices of a tensor whose f is factored.
     fn matrices(&self) -> Option<Matrices> {
         match self.state.f {
             Fim::Full(_) => None,
-            Fim::Factored { .. } => Some(Matrices::of(self.theta.tensors()[0].1.dims())),
+            Fim::Factored { .. } => Some(Matrices::of(self.theta.shaped().dims())),
         }
     }
 }

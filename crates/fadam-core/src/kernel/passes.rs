@@ -6,7 +6,7 @@ use super::column::{Column, ColumnMut};
 use super::descent::{Descent, Natural, OnManifold, Raw, Sums, for_direction, measure_auxiliary};
 use super::factored::{FactoredTask, Scratch};
 use super::full::{Found, Full, Inverse as _, OfGradient, Reading, Writing};
-use super::given::{Given, Squares};
+use super::given::Given;
 use super::lanes::{BLOCK, STRIP, Vectorised, vectorise};
 use super::noise::{Half, Noise};
 use super::number::Real;
@@ -16,15 +16,16 @@ use super::tasks::{Matrices, Task};
 use super::{Measured, Momentum, Rule, Tensors};
 use crate::Result;
 use crate::algorithm::Fim;
+use crate::terms::Estimate;
 
 /// `$do`, with `$q` the estimate of the FIM of a strip.
 macro_rules! for_estimate {
     ($given:expr, $q:ident, $at:expr, $n:expr, $room:expr => $do:expr) => {
-        if let Squares::OfGradient = $given.squares {
+        if let Estimate::OfGradient = $given.estimate {
             let $q = OfGradient;
             $do
         } else {
-            let $q = &$given.squares_strip($at, $n, $room)[..$n];
+            let $q = &$given.estimate($at, $n, $room)[..$n];
             $do
         }
     };
@@ -65,7 +66,7 @@ pub(super) fn sums<C: Real>(
     count_g: bool,
 ) -> Result<[f64; 4]> {
     let terms = t.terms.lock()?;
-    let given = terms.given()?;
+    let given = terms.columns()?;
     let third = match rule.momentum {
         Momentum::OfNaturalGradient { .. } => t.theta.lock()?,
         Momentum::OfGradient => t.state.m.lock()?,
@@ -174,7 +175,7 @@ pub(super) fn steps<C: Real>(
     dry: bool,
 ) -> Result<Option<&'static str>> {
     let terms = t.terms.lock()?;
-    let given = terms.given()?;
+    let given = terms.columns()?;
     let (numbers, descent) = (Full::new(rule, measured), Descent::<C>::new(rule, measured));
     let exponent = Exponent::of(rule.rho);
     let matrices = t.matrices();
@@ -204,12 +205,12 @@ pub(super) fn steps<C: Real>(
             work.push(StepTask { given, theta, m, fim, momentum, descent, noise, first, len, dry });
         }
         let one = work.len() == 1;
-        let mut bad: Vec<Option<&'static str>> = if one {
+        let bad: Vec<Option<&'static str>> = if one {
             work.into_iter().map(vectorise).collect()
         } else {
             work.into_par_iter().map(vectorise).collect()
         };
-        Ok(bad.drain(..).flatten().next())
+        Ok(bad.into_iter().flatten().next())
     })
 }
 
@@ -262,24 +263,17 @@ impl<C: Real> Vectorised for StepTask<'_, C> {
                     let (numbers, direct) = (*numbers, f.is_direct::<C>());
                     let f_strip = open(f, at, n, &mut room_f, dry);
                     for_estimate!(given, q, at, n, &mut room_q => for_power!(exponent, power => {
-                        if let Some(auxiliary) = auxiliary {
-                            // θ after the auxiliary part first: 1/d is of f as it was, which the step overwrites.
+                        if auxiliary.is_some() {
+                            // 1/d is of f as it was, which the step overwrites.
                             let mut read = Reading { numbers, power, q, f: &*f_strip };
                             for i in 0..n {
                                 inverse[i] = read.at(i, g[i]);
                             }
-                            let found = (&inverse[..n], auxiliary);
-                            for_direction!(momentum, direction => {
-                                let write = Writing { numbers, power, q, f: f_strip };
-                                descent.step(direction, write, g, m_strip, theta_strip);
-                            });
-                            descent.step_auxiliary(found.0, found.1, theta_strip);
-                        } else {
-                            for_direction!(momentum, direction => {
-                                let write = Writing { numbers, power, q, f: f_strip };
-                                descent.step(direction, write, g, m_strip, theta_strip);
-                            });
                         }
+                        for_direction!(momentum, direction => {
+                            let write = Writing { numbers, power, q, f: f_strip };
+                            descent.step(direction, write, g, m_strip, theta_strip);
+                        });
                     }));
                     if dry && !f.can_store(&room_f[..n]) {
                         return Some("f");
@@ -290,14 +284,13 @@ impl<C: Real> Vectorised for StepTask<'_, C> {
                 }
                 FimMut::Factored(fim) => {
                     fim.inverse(at, n, &mut inverse);
-                    let inverse = &inverse[..n];
                     for_direction!(momentum, direction => {
-                        descent.step(direction, Found(inverse), g, m_strip, theta_strip);
+                        descent.step(direction, Found(&inverse[..n]), g, m_strip, theta_strip);
                     });
-                    if let Some(auxiliary) = auxiliary {
-                        descent.step_auxiliary(inverse, auxiliary, theta_strip);
-                    }
                 }
+            }
+            if let Some(auxiliary) = auxiliary {
+                descent.step_auxiliary(&inverse[..n], auxiliary, theta_strip);
             }
             if dry {
                 if !m.can_store(&room_m[..n]) {

@@ -45,6 +45,16 @@ impl Stored {
         }
     }
 
+    /// The one that is shaped as the numbers.
+    pub(crate) fn shaped(&self) -> &Tensor {
+        match self {
+            Self::Plain(x)
+            | Self::Stochastic(x)
+            | Self::Compensated { high: x, .. }
+            | Self::Blocks { codes: x, .. } => x,
+        }
+    }
+
     /// The same kind made of other tensors, which `each` gives for the ends of their names.
     pub(crate) fn map<E>(
         &self,
@@ -89,7 +99,7 @@ impl Stored {
                 numbers.extend(column.strip(at, STRIP.min(task.len - at), &mut room));
             }
         }
-        let shape = self.tensors()[0].1.shape().clone();
+        let shape = self.shaped().shape().clone();
         Ok(Tensor::from_vec(numbers, shape, &Device::Cpu)?)
     }
 

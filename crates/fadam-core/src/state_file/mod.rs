@@ -11,17 +11,17 @@ mod parts;
 mod take;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
-use candle_core::{Device, Tensor, safetensors::Load};
-use safetensors::SafeTensors;
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use self::take::{Loaded, Tensors};
+pub(crate) use self::take::Loaded;
+use self::take::take_param;
 use crate::algorithm::Algorithm;
 use crate::param::Param;
-use crate::{Error, NamedOptimizer, Result};
+use crate::tensor_file::{Parsed, TensorFile, wrong_file};
+use crate::{NamedOptimizer, Result};
 
 const FORMAT: &str = "fadam-state";
 const VERSION: &str = "1";
@@ -31,15 +31,14 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
     /// renamed, so that an older file at `path` is replaced by a whole one or not at all.
     ///
     /// # Errors
-    /// [`Error::StateFile`] if the file cannot be written.
+    /// [`Error::StateFile`](crate::Error::StateFile) if the file cannot be written.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
-        let contents = self.contents().map_err(|reason| state_file(path, reason))?;
-        write(path, contents)
+        self.contents().map_err(|reason| wrong_file(path, reason))?.write(path)
     }
 
     /// All that is saved.
-    fn contents(&self) -> Parsed<Contents> {
+    fn contents(&self) -> Parsed<TensorFile> {
         #[cfg(feature = "cuda")]
         if self.cuda.unchecked() > 0 {
             return Err("steps on the CUDA device are not checked yet; call check() first".into());
@@ -65,7 +64,7 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
             ("step".to_owned(), self.steps.to_string()),
             ("config".to_owned(), json(serde_json::to_string(&self.config))?),
         ]);
-        Ok(Contents { tensors, metadata })
+        Ok(TensorFile { tensors, metadata })
     }
 }
 
@@ -75,51 +74,42 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// that were kept in another format (8-bit, bf16, in full) are converted.
     ///
     /// # Errors
-    /// [`Error::StateFile`] if the file is no such file, or is of another algorithm, or its names or
+    /// [`Error::StateFile`](crate::Error::StateFile) if the file is no such file, or is of another algorithm, or its names or
     /// shapes are not those of this optimizer, or a number in it is not finite; nothing is changed then.
     pub fn load(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         self.check()?;
-        let loaded = read(path).and_then(|contents| self.parse(contents));
-        let (steps, loaded) = loaded.map_err(|reason| state_file(path, reason))?;
+        let loaded = TensorFile::read(path).and_then(|file| self.parse(file));
+        let (steps, loaded) = loaded.map_err(|reason| wrong_file(path, reason))?;
         self.adopt(steps, loaded);
         Ok(())
     }
 
-    fn adopt(&mut self, steps: u64, loaded: Vec<Loaded>) {
+    /// Takes over what was loaded, in the order of the parameters.
+    pub(crate) fn adopt(&mut self, steps: u64, loaded: Vec<Loaded>) {
         self.steps = steps;
         for (param, Loaded { t, state, theta }) in self.params.iter_mut().zip(loaded) {
             (param.t, param.state, param.theta) = (t, state, theta);
         }
     }
 
-    fn parse(&self, Contents { tensors, metadata }: Contents) -> Parsed<(u64, Vec<Loaded>)> {
-        let steps = self.check_metadata(&metadata)?;
-        let mut tensors = Tensors(tensors);
-        let loaded = self.params.iter().map(|p| tensors.take_param(p)).collect::<Parsed<_>>()?;
-        match tensors.0.into_keys().next() {
-            Some(key) => Err(format!("holds {key:?}, which this optimizer does not have")),
-            None => Ok((steps, loaded)),
-        }
+    fn parse(&self, mut file: TensorFile) -> Parsed<(u64, Vec<Loaded>)> {
+        let steps = self.check_metadata(&file)?;
+        let loaded = self.params.iter().map(|p| take_param(&mut file, p)).collect::<Parsed<_>>()?;
+        file.check_empty("this optimizer does not have")?;
+        Ok((steps, loaded))
     }
 
     /// The step count, if the metadata is that of a state of these algorithms.
-    fn check_metadata(&self, metadata: &HashMap<String, String>) -> Parsed<u64> {
-        let get = |key: &str| metadata.get(key).map(String::as_str);
-        if get("format") != Some(FORMAT) {
-            return Err(format!("its metadata has no format {FORMAT:?}; not an optimizer state"));
-        }
-        if get("version") != Some(VERSION) {
-            let found = get("version").unwrap_or("none");
-            return Err(format!("its version is {found}, this library reads {VERSION}"));
-        }
-        let algorithm = get("algorithm").unwrap_or("none");
+    fn check_metadata(&self, file: &TensorFile) -> Parsed<u64> {
+        file.check(FORMAT, VERSION, "not an optimizer state")?;
+        let algorithm = file.get("algorithm").unwrap_or("none");
         if self.params.is_empty() && algorithm != self.config.name() {
             let own = self.config.name();
             return Err(format!("it is a state of {algorithm}, this optimizer is {own}"));
         }
         let others: BTreeMap<String, String> =
-            serde_json::from_str(get("algorithms").unwrap_or("{}"))
+            serde_json::from_str(file.get("algorithms").unwrap_or("{}"))
                 .map_err(|e| format!("its metadata \"algorithms\" cannot be read: {e}"))?;
         for p in &self.params {
             let found = others.get(&p.name).map_or(algorithm, String::as_str);
@@ -133,9 +123,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
                 });
             }
         }
-        get("step")
-            .and_then(|step| step.parse().ok())
-            .ok_or_else(|| "its metadata has no step count \"step\"".to_owned())
+        file.step()
     }
 }
 
@@ -155,43 +143,4 @@ impl Param {
         }
         kept
     }
-}
-
-/// What a file holds.
-struct Contents {
-    tensors: BTreeMap<String, Tensor>,
-    metadata: HashMap<String, String>,
-}
-
-/// A value, or what is wrong with the file.
-type Parsed<T> = std::result::Result<T, String>;
-
-fn state_file(path: &Path, reason: String) -> Error {
-    Error::StateFile { path: path.display().to_string(), reason }
-}
-
-/// Writes a file aside and renames it.
-fn write(path: &Path, Contents { tensors, metadata }: Contents) -> Result<()> {
-    let failed = |reason: String| state_file(path, reason);
-    let aside = path.with_added_extension("tmp");
-    safetensors::serialize_to_file(&tensors, Some(metadata), &aside)
-        .map_err(|e| failed(e.to_string()))?;
-    fs::File::open(&aside)
-        .and_then(|file| file.sync_all())
-        .and_then(|()| fs::rename(&aside, path))
-        .map_err(|e| failed(e.to_string()))
-}
-
-/// Reads a whole file.
-fn read(path: &Path) -> Parsed<Contents> {
-    let bytes = fs::read(path).map_err(|e| e.to_string())?;
-    let text = |e: safetensors::SafeTensorError| format!("not a whole safetensors file: {e}");
-    let (_, header) = SafeTensors::read_metadata(&bytes).map_err(text)?;
-    let file = SafeTensors::deserialize(&bytes).map_err(text)?;
-    let mut tensors = BTreeMap::new();
-    for (key, view) in file.tensors() {
-        let tensor = view.load(&Device::Cpu).map_err(|e| format!("{key:?}: {e}"))?;
-        tensors.insert(key, tensor);
-    }
-    Ok(Contents { tensors, metadata: header.metadata().clone().unwrap_or_default() })
 }

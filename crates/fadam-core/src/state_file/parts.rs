@@ -8,8 +8,8 @@ use std::path::Path;
 use candle_core::Tensor;
 use serde::Serialize;
 
-use super::{Contents, Parsed, read, state_file, write};
 use crate::algorithm::Algorithm;
+use crate::tensor_file::{Parsed, TensorFile, wrong_file};
 use crate::{NamedOptimizer, Result};
 
 impl<A: Algorithm + Serialize> NamedOptimizer<A> {
@@ -20,8 +20,8 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
     /// [`Error::StateFile`](crate::Error::StateFile) if `part` is not below `of`, or the file cannot be written.
     pub fn save_part(&self, path: impl AsRef<Path>, part: usize, of: usize) -> Result<()> {
         let path = path.as_ref();
-        let contents = self.contents().and_then(|contents| cut(contents, part, of));
-        write(path, contents.map_err(|reason| state_file(path, reason))?)
+        let contents = self.contents().and_then(|whole| cut(whole, part, of));
+        contents.map_err(|reason| wrong_file(path, reason))?.write(path)
     }
 }
 
@@ -34,19 +34,19 @@ impl<A: Algorithm> NamedOptimizer<A> {
         self.check()?;
         let mut parts = BTreeMap::new();
         for path in paths.iter().map(AsRef::as_ref) {
-            let failed = |reason: String| state_file(path, reason);
-            let contents = read(path).map_err(failed)?;
+            let failed = |reason: String| wrong_file(path, reason);
+            let contents = TensorFile::read(path).map_err(failed)?;
             let part = number(&contents.metadata, "part").map_err(failed)?;
             if parts.insert(part, (path, contents)).is_some() {
                 return Err(failed(format!("it is part {part}, which another file is, too")));
             }
         }
-        let Some(first) = parts.values().next().map(|(path, _): &(&Path, Contents)| *path) else {
-            return Err(state_file(Path::new("(none)"), "no files to read a state from".into()));
+        let Some(first) = parts.values().next().map(|(path, _): &(&Path, TensorFile)| *path) else {
+            return Err(wrong_file(Path::new("(none)"), "no files to read a state from".into()));
         };
-        let all: Vec<Contents> = parts.into_values().map(|(_, contents)| contents).collect();
+        let all: Vec<TensorFile> = parts.into_values().map(|(_, contents)| contents).collect();
         let loaded = join(&all).and_then(|whole| self.parse(whole));
-        let (steps, loaded) = loaded.map_err(|reason| state_file(first, reason))?;
+        let (steps, loaded) = loaded.map_err(|reason| wrong_file(first, reason))?;
         self.adopt(steps, loaded);
         Ok(())
     }
@@ -58,7 +58,11 @@ fn range(n: usize, part: usize, of: usize) -> Range<usize> {
 }
 
 /// One part of a whole.
-fn cut(Contents { tensors, mut metadata }: Contents, part: usize, of: usize) -> Parsed<Contents> {
+fn cut(
+    TensorFile { tensors, mut metadata }: TensorFile,
+    part: usize,
+    of: usize,
+) -> Parsed<TensorFile> {
     if part >= of {
         return Err(format!("there is no part {part} of {of}; they are counted from 0"));
     }
@@ -73,11 +77,11 @@ fn cut(Contents { tensors, mut metadata }: Contents, part: usize, of: usize) -> 
         // A copy: safetensors wants contiguous tensors that own what they hold.
         Ok((key, flat.and_then(|x| x.copy()).map_err(|e| e.to_string())?))
     });
-    Ok(Contents { tensors: tensors.collect::<Parsed<_>>()?, metadata })
+    Ok(TensorFile { tensors: tensors.collect::<Parsed<_>>()?, metadata })
 }
 
 /// The whole that parts, in order, were cut from.
-fn join(parts: &[Contents]) -> Parsed<Contents> {
+fn join(parts: &[TensorFile]) -> Parsed<TensorFile> {
     let mut metadata = parts[0].metadata.clone();
     let of = number(&metadata, "of")?;
     let missing: Vec<usize> = (0..of)
@@ -109,7 +113,7 @@ fn join(parts: &[Contents]) -> Parsed<Contents> {
         let whole = flat.and_then(|x| x.reshape(shape));
         tensors.insert(key, whole.map_err(|e| e.to_string())?);
     }
-    Ok(Contents { tensors, metadata })
+    Ok(TensorFile { tensors, metadata })
 }
 
 fn number(metadata: &HashMap<String, String>, key: &str) -> Parsed<usize> {

@@ -5,8 +5,9 @@ use proptest::prelude::*;
 
 use super::{Given, Host, Param, state_dtype, stored};
 use crate::entry::{Dtype, Numbers, Squared};
+use crate::golden::{max_abs, max_difference};
 use crate::session::{OnBad, Session};
-use crate::{difference, fresh, max_abs, noise, numbers};
+use crate::{fresh, noise, numbers};
 
 /// What a drawn case is made of.
 #[derive(Debug, Clone)]
@@ -164,13 +165,13 @@ impl Draw {
             Dtype::BF16 => (2e-5, 2f64.powi(-7)),
             Dtype::F16 => (2e-5, 2f64.powi(-10)),
         };
-        largest[0] = largest[0].max(difference(&plain[0], theta0));
+        largest[0] = largest[0].max(max_difference(&plain[0], theta0));
         largest[1] = largest[1].max(max_abs(&plain[1]));
         // An f16 is at best a multiple of 2^-24.
         let bounds =
             [share * largest[0] + unit * max_abs(&plain[0]) + 6e-8 * unit, share * largest[1]];
         for (k, bound) in bounds.into_iter().enumerate() {
-            let off = difference(&ours[k], &plain[k]);
+            let off = max_difference(&ours[k], &plain[k]);
             assert!(
                 off <= bound,
                 "{self:?} step {t}: {} is off by {off:e} > {bound:e}",

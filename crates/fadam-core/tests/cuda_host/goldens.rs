@@ -1,15 +1,14 @@
 //! Every golden case at every step, on its own and with all others in one launch.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use fadam_core::AnyConfig;
-use safetensors::SafeTensors;
 
 use super::{Fim, Given, Host, Param, Plain};
 use crate::entry::{Dtype, Entry, Squared};
+use crate::golden::{Golden, goldens, max_abs, max_difference, values};
 use crate::session::{Checked, OnBad, Session};
-use crate::{bits, difference, fresh, max_abs, numbers};
+use crate::{bits, fresh, numbers};
 
 struct Case {
     name: String,
@@ -19,33 +18,12 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens");
-    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> =
-        files.filter(|path| path.extension().is_some_and(|e| e == "safetensors")).collect();
-    files.sort();
-    assert_eq!(files.len(), 37, "a golden file is missing or new");
-    files.iter().map(|file| case(file)).collect()
-}
-
-fn case(path: &Path) -> Case {
-    let bytes = std::fs::read(path).unwrap();
-    let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-    let metadata = header.metadata().clone().unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&metadata["config"]).unwrap();
-    config["algorithm"] = metadata["algorithm"].clone().into();
-    let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let values =
-        |bytes: &[u8]| bytes.as_chunks::<8>().0.iter().map(|x| f64::from_le_bytes(*x)).collect();
-    Case {
-        name: path.file_stem().unwrap().to_str().unwrap().to_owned(),
-        config: serde_json::from_value(config).unwrap(),
-        dims: tensors.tensor("theta0").unwrap().shape().to_vec(),
-        tensors: tensors
-            .iter()
-            .map(|(name, view)| (name.to_owned(), values(view.data())))
-            .collect(),
-    }
+    let case = |Golden { name, config, tensors }| {
+        let dims = tensors["theta0"].dims().to_vec();
+        let tensors = tensors.into_iter().map(|(name, x)| (name, values(&x))).collect();
+        Case { name, config, dims, tensors }
+    };
+    goldens().into_iter().map(case).collect()
 }
 
 const STEPS: usize = 12;
@@ -66,26 +44,24 @@ impl Case {
         param.entry(numbers(&self.config, k as u64 + 1), &given)
     }
 
-    /// With the tolerances of `tests/goldens.rs`.
-    fn check(&self, values: &[Vec<f64>], k: usize, dtype: Dtype) {
-        let (share, unit) =
-            if dtype == Dtype::F64 { (1e-10, 2f64.powi(-53)) } else { (1e-5, 2f64.powi(-24)) };
+    fn check(&self, ours: &[Vec<f64>], k: usize, dtype: Dtype) {
+        let (share, unit) = Golden::tolerance(dtype == Dtype::F64);
         let at = format!("{}, {dtype:?}, step {}", self.name, k + 1);
         let theta0 = &self.tensors["theta0"];
-        let travelled = difference(self.at("theta", STEPS - 1), theta0);
+        let travelled = max_difference(self.at("theta", STEPS - 1), theta0);
         let largest = max_abs(&self.tensors["theta"]).max(max_abs(theta0));
         let bound = share * travelled + STEPS as f64 * unit * largest;
-        let off = difference(&values[0], self.at("theta", k));
+        let off = max_difference(&ours[0], self.at("theta", k));
         assert!(off <= bound, "{at}: theta is off by {off:e} > {bound:e}");
 
         let (off, bound) =
-            (difference(&values[1], self.at("m", k)), share * max_abs(self.at("m", k)));
+            (max_difference(&ours[1], self.at("m", k)), share * max_abs(self.at("m", k)));
         assert!(off <= bound, "{at}: m is off by {off:e} > {bound:e}");
 
-        let fim = self.fim(&values[2..], k);
-        for (i, (ours, theirs)) in fim.iter().zip(self.at("fim", k)).enumerate() {
-            let off = (ours - theirs).abs();
-            assert!(off <= share * theirs.abs(), "{at}: fim[{i}] = {ours:e}, not {theirs:e}");
+        let fim = self.fim(&ours[2..], k);
+        for (i, (fim, theirs)) in fim.iter().zip(self.at("fim", k)).enumerate() {
+            let off = (fim - theirs).abs();
+            assert!(off <= share * theirs.abs(), "{at}: fim[{i}] = {fim:e}, not {theirs:e}");
         }
     }
 

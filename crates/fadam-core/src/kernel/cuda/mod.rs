@@ -14,7 +14,9 @@ mod tests;
 
 use candle_core::{CudaDevice, DType, Tensor, Var};
 
+use crate::algorithm::Fim;
 use crate::report::Measures;
+use crate::terms::Estimate;
 use crate::{Error, Result};
 use device::{Cuda, Place};
 use entry::{Addresses, Dtype, Entry, Squared};
@@ -22,24 +24,6 @@ pub(crate) use entry::{Kind, Numbers};
 use session::Session;
 pub(crate) use session::{Checked, OnBad};
 use table::Shape;
-
-/// What f is made of. γ is of the loss, so it is of its squares too.
-#[derive(Clone, Copy)]
-pub(crate) enum Squares<'a> {
-    /// (γ g)²
-    OfGradient,
-    /// γ² Q, of a tensor of squares in the dtype of the state.
-    Given(&'a Tensor),
-    /// B (γ s)², of a gradient s in the dtype of the parameter.
-    Sampled(&'a Tensor, f64),
-}
-
-/// f as it is kept.
-#[derive(Clone, Copy)]
-pub(crate) enum FimRef<'a> {
-    Full(&'a Tensor),
-    Factored { r: &'a Tensor, c: &'a Tensor },
-}
 
 /// One step of one parameter. All tensors are contiguous and on the device; g, the auxiliary gradient and s are in the
 /// dtype of θ, m, f, R, C and the squares f64 for f64 parameters and f32 for others. No two of θ, m, f, R, C and g may
@@ -49,9 +33,9 @@ pub(crate) struct Job<'a> {
     pub(crate) name: &'a str,
     pub(crate) theta: &'a Var,
     pub(crate) m: &'a Tensor,
-    pub(crate) f: FimRef<'a>,
+    pub(crate) f: Fim<&'a Tensor>,
     pub(crate) g: &'a Tensor,
-    pub(crate) squares: Squares<'a>,
+    pub(crate) estimate: Estimate<&'a Tensor>,
     pub(crate) auxiliary: Option<&'a Tensor>,
     pub(crate) numbers: Numbers,
 }
@@ -142,29 +126,29 @@ impl<'a> Job<'a> {
             ..Addresses::default()
         };
         let shape = match (self.f, self.theta.dims()) {
-            (FimRef::Factored { r, c }, [leading @ .., n, width]) => {
+            (Fim::Factored { r, c }, [leading @ .., n, width]) => {
                 let outer: usize = leading.iter().product();
                 addresses.r = of_state(outer * n).write(r)?;
                 addresses.c = of_state(outer * width).write(c)?;
                 let [outer, n, width] = [outer, *n, *width].map(|x| x as u64);
                 Shape::Factored { outer, n, width }
             }
-            (FimRef::Factored { .. }, _) => {
+            (Fim::Factored { .. }, _) => {
                 return Err(candle_core::Error::msg("a factored FIM of no matrix").into());
             }
-            (FimRef::Full(f), _) => {
+            (Fim::Full(f), _) => {
                 addresses.f = of_state(count).write(f)?;
                 Shape::Full { count: count as u64 }
             }
         };
         let gamma = self.numbers.gamma;
-        let squares = match self.squares {
-            Squares::OfGradient => Squared::OfGradient,
-            Squares::Given(squares) => {
+        let squares = match self.estimate {
+            Estimate::OfGradient => Squared::OfGradient,
+            Estimate::Given(squares) => {
                 addresses.squares = of_state(count).read(squares)?;
                 Squared::Given(gamma * gamma)
             }
-            Squares::Sampled(sampled, batch) => {
+            Estimate::Sampled(sampled, batch) => {
                 addresses.squares = own.read(sampled)?;
                 Squared::Sampled(batch * gamma * gamma)
             }

@@ -2,7 +2,9 @@
 
 use candle_core::{CudaDevice, DType, Device, Tensor, Var};
 
-use super::{Checked, DeviceStep, FimRef, Job, Kind, Numbers, OnBad, Squares};
+use super::{Checked, DeviceStep, Job, Kind, Numbers, OnBad};
+use crate::algorithm::Fim;
+use crate::terms::Estimate;
 use crate::{AnyOptimizer, Error, FAdafactorConfig, Gradients, NamedVars};
 
 fn device() -> Option<CudaDevice> {
@@ -78,11 +80,11 @@ impl Param {
 
     fn job<'a>(&'a self, g: &'a Tensor, numbers: Numbers) -> Job<'a> {
         let f = match &self.f[..] {
-            [r, c] => FimRef::Factored { r, c },
-            f => FimRef::Full(&f[0]),
+            [r, c] => Fim::Factored { r, c },
+            f => Fim::Full(&f[0]),
         };
         let Self { name, theta, m, .. } = self;
-        Job { name, theta, m, f, g, squares: Squares::OfGradient, auxiliary: None, numbers }
+        Job { name, theta, m, f, g, estimate: Estimate::OfGradient, auxiliary: None, numbers }
     }
 
     fn bits(&self) -> Vec<u64> {

@@ -3,49 +3,10 @@
 
 use std::path::Path;
 
-use candle_core::{DType, Device, Tensor, Var};
+use candle_core::{DType, Device, Var};
 use fadam_core::{Error, NamedVars, WeightEma};
 
-const DTYPES: [DType; 4] = [DType::F64, DType::F32, DType::BF16, DType::F16];
-
-fn values(x: &Tensor) -> Vec<f64> {
-    x.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
-}
-
-fn tensor(shape: &[usize], seed: usize, dtype: DType) -> Tensor {
-    let n: usize = shape.iter().product();
-    let values: Vec<f64> = (0..n).map(|i| ((i * 7 + seed * 13) as f64 * 0.7).sin()).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
-}
-
-/// A vector, a scalar, a matrix and a tensor without elements.
-fn model(dtype: DType, matrix: &[usize]) -> NamedVars {
-    let var = |shape: &[usize], seed| Var::from_tensor(&tensor(shape, seed, dtype)).unwrap();
-    NamedVars::from_iter([
-        ("bias".to_owned(), var(&[5], 1)),
-        ("scale".to_owned(), var(&[], 2)),
-        ("weight".to_owned(), var(matrix, 3)),
-        ("void".to_owned(), var(&[0, 3], 4)),
-    ])
-}
-
-/// Steps of something that trains, each followed by an update.
-fn train(ema: &mut WeightEma, vars: &NamedVars, steps: std::ops::Range<usize>) {
-    for k in steps {
-        for (_, var) in vars.iter() {
-            var.set(&tensor(var.dims(), 100 + k, var.dtype())).unwrap();
-        }
-        ema.update().unwrap();
-    }
-}
-
-fn averages(ema: &WeightEma, vars: &NamedVars) -> Vec<Vec<f64>> {
-    vars.iter().map(|(name, _)| values(&ema.average(name).unwrap())).collect()
-}
-
-fn thetas(vars: &NamedVars) -> Vec<Vec<f64>> {
-    vars.iter().map(|(_, var)| values(var)).collect()
-}
+use super::{DTYPES, averages, model, thetas, train, values};
 
 #[test]
 fn resumed_is_uninterrupted() {

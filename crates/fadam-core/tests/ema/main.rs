@@ -1,5 +1,7 @@
 //! The average of weights: by hand, its laws, swapping, errors.
 
+mod file;
+
 use candle_core::{DType, Device, Tensor, Var};
 use fadam_core::{Error, NamedVars, WeightEma};
 use proptest::prelude::*;
