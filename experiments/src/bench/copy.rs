@@ -4,52 +4,70 @@ use std::hint::black_box;
 use std::thread;
 use std::time::Instant;
 
+use candle_core::{DType, Device, Tensor};
+
 use super::times::Times;
 
 /// The copies that one measurement takes the median of, after one that is not counted.
 const COPIES: usize = 9;
 
-/// Two buffers, kept from one measurement to the next so that their pages are there.
-pub(crate) struct CopyMeter {
-    from: Vec<u8>,
-    to: Vec<u8>,
-    threads: usize,
+/// A buffer, kept from one measurement to the next so that its pages are there.
+pub(crate) enum CopyMeter {
+    /// Copied to the second by that many threads.
+    Host { from: Vec<u8>, to: Vec<u8>, threads: usize },
+    /// The first is copied to the second by their device.
+    Device(Tensor, Tensor),
 }
 
 impl CopyMeter {
     /// Copies `bytes` with that many threads. To measure memory, `bytes` must be several times the last
     /// cache.
-    pub(crate) fn new(bytes: usize, threads: usize) -> Self {
-        Self {
+    pub(crate) fn new(bytes: usize, threads: usize, device: &Device) -> candle_core::Result<Self> {
+        if device.is_cpu() {
             // Not zeros: the pages of a fresh zeroed buffer are all the same one until written to.
-            from: vec![1; bytes],
-            to: vec![0; bytes],
-            threads,
+            return Ok(Self::Host { from: vec![1; bytes], to: vec![0; bytes], threads });
         }
+        let ones = || Tensor::ones(bytes, DType::U8, device);
+        Ok(Self::Device(ones()?, ones()?))
     }
 
     /// 10⁹ bytes read and written a second, by the median copy.
-    pub(crate) fn gb_per_s(&mut self) -> f64 {
-        self.copy();
-        let ms = (0..COPIES)
-            .map(|_| {
-                let start = Instant::now();
-                self.copy();
-                start.elapsed().as_secs_f64() * 1e3
-            })
-            .collect();
+    pub(crate) fn gb_per_s(&mut self) -> candle_core::Result<f64> {
+        self.copy()?;
+        let mut ms = Vec::new();
+        for _ in 0..COPIES {
+            let start = Instant::now();
+            self.copy()?;
+            ms.push(start.elapsed().as_secs_f64() * 1e3);
+        }
         let median = Times::new(ms).map_or(f64::NAN, |times| times.median());
-        2.0 * self.from.len() as f64 / (median * 1e6)
+        Ok(2.0 * self.bytes() as f64 / (median * 1e6))
     }
 
-    fn copy(&mut self) {
-        let share = self.from.len().div_ceil(self.threads).max(1);
-        thread::scope(|scope| {
-            for (to, from) in self.to.chunks_mut(share).zip(self.from.chunks(share)) {
-                scope.spawn(move || to.copy_from_slice(from));
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Host { from, .. } => from.len(),
+            Self::Device(from, _) => from.elem_count(),
+        }
+    }
+
+    fn copy(&mut self) -> candle_core::Result<()> {
+        match self {
+            Self::Host { from, to, threads } => {
+                let share = from.len().div_ceil(*threads).max(1);
+                thread::scope(|scope| {
+                    for (to, from) in to.chunks_mut(share).zip(from.chunks(share)) {
+                        scope.spawn(move || to.copy_from_slice(from));
+                    }
+                });
+                black_box(to);
             }
-        });
-        black_box(&self.to);
+            Self::Device(from, to) => {
+                to.slice_set(from, 0, 0)?;
+                to.device().synchronize()?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -60,9 +78,10 @@ mod tests {
     #[test]
     fn every_byte_is_copied_whatever_the_number_of_threads() {
         for (bytes, threads) in [(0, 2), (1, 4), (1000, 3)] {
-            let mut meter = CopyMeter::new(bytes, threads);
-            meter.copy();
-            assert_eq!(meter.to, vec![1; bytes]);
+            let mut meter = CopyMeter::new(bytes, threads, &Device::Cpu).unwrap();
+            meter.copy().unwrap();
+            let CopyMeter::Host { to, .. } = meter else { unreachable!() };
+            assert_eq!(to, vec![1; bytes]);
         }
     }
 }

@@ -45,19 +45,24 @@ fn rounding(dtype: DType) -> f64 {
 /// # Errors
 ///
 /// The first parameter that is not where the plain loops put it.
-pub(crate) fn check_step(case: &Case) -> anyhow::Result<()> {
+pub(crate) fn check_step(case: &Case, device: &Device) -> anyhow::Result<()> {
     let config = case.config(&CHECKED);
-    compare(case, config.clone(), &config)
+    compare(case, config.clone(), &config, device)
         .with_context(|| format!("{} is not timed, because it steps wrong", case.describe()))
 }
 
 /// Compares steps with `config` to plain ones with `expected`; but for tests they are the same.
-fn compare(case: &Case, config: AnyConfig, expected: &AnyConfig) -> anyhow::Result<()> {
+fn compare(
+    case: &Case,
+    config: AnyConfig,
+    expected: &AnyConfig,
+    device: &Device,
+) -> anyhow::Result<()> {
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut vars = NamedVars::new();
     let mut plain = Vec::new();
     for dims in [&[][..], &[37], &[301, 259], &[2, 3, 11]] {
-        let theta = draw(&mut rng, 0.02, dims)?.to_dtype(case.dtype)?;
+        let theta = draw(&mut rng, 0.02, dims)?.to_dtype(case.dtype)?.to_device(device)?;
         vars.insert(format!("{dims:?}"), Var::from_tensor(&theta)?)?;
         plain.push((format!("{dims:?}"), Plain::new(expected.clone(), dims)));
     }
@@ -66,7 +71,8 @@ fn compare(case: &Case, config: AnyConfig, expected: &AnyConfig) -> anyhow::Resu
         let gradients = vars
             .iter()
             .map(|(name, var)| {
-                let g = draw(&mut rng, scale, var.dims())?.to_dtype(case.dtype)?;
+                let g = draw(&mut rng, scale, var.dims())?;
+                let g = g.to_dtype(case.dtype)?.to_device(device)?;
                 Ok((name.to_owned(), g))
             })
             .collect::<candle_core::Result<Gradients>>()?;
@@ -139,7 +145,7 @@ fn straight(before: &[f64], wanted: &[f64], got: &[f64]) -> anyhow::Result<()> {
 pub(crate) fn check_moved(tensors: &Tensors, vars: &NamedVars) -> anyhow::Result<()> {
     for (name, var) in vars.iter() {
         let start = tensors.theta.get(name).context("a parameter of no name")?;
-        let start = start.to_dtype(var.dtype())?;
+        let start = start.to_dtype(var.dtype())?.to_device(var.device())?;
         let moved = (var.as_tensor() - start)?.to_dtype(DType::F64)?;
         let moved = moved.sqr()?.sum_all()?.to_scalar::<f64>()?;
         ensure!(
@@ -191,7 +197,7 @@ mod tests {
     #[test]
     fn every_row_steps_right() {
         for case in Case::all() {
-            check_step(&case).unwrap();
+            check_step(&case, &Device::Cpu).unwrap();
         }
     }
 
@@ -223,7 +229,7 @@ mod tests {
                 if factored && noisy && wrong_beta2(&wrong, &right) {
                     continue;
                 }
-                let refused = compare(&case, wrong.clone(), &right);
+                let refused = compare(&case, wrong.clone(), &right, &Device::Cpu);
                 assert!(refused.is_err(), "{} as {wrong:?}", case.describe());
             }
         }
@@ -237,7 +243,7 @@ mod tests {
     #[test]
     fn what_stands_still_or_is_not_finite_is_found() {
         let tensors = Tensors::draw(super::super::tensors::ParamSet::Small).unwrap();
-        let vars = tensors.vars(DType::F32).unwrap();
+        let vars = tensors.vars(DType::F32, &Device::Cpu).unwrap();
         let refused = check_moved(&tensors, &vars).unwrap_err().to_string();
         assert!(refused.contains("a distance of 0"), "{refused}");
         for (_, var) in vars.iter() {

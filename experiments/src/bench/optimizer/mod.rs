@@ -33,9 +33,11 @@ mod tensors;
 use std::time::Instant;
 
 use anyhow::Context;
+use candle_core::Device;
 use candle_core::utils::get_num_threads;
+use fadam_train::DeviceChoice;
 
-use self::case::{Case, Constants, Name};
+use self::case::{Case, Constants, Name, StateKind};
 use self::check::{check_moved, check_step};
 use self::row::Row;
 use self::subject::{Subject, build};
@@ -69,6 +71,10 @@ pub(crate) struct Args {
     /// The tensors to step
     #[arg(long, value_name = "SET", default_value = "full")]
     params: ParamSet,
+
+    /// Where to step: cpu, cuda, cuda:I, metal or metal:I
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceChoice,
 }
 
 /// Checks and times each row, and prints it at once.
@@ -77,16 +83,21 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let progress = Progress::new();
     progress.show("drawing parameters and gradients");
     let threads = get_num_threads();
+    let device = args.device.open()?;
     let mut bench = Bench {
         args,
         tensors: Tensors::draw(args.params)?,
-        copy: CopyMeter::new(args.params.copy_bytes(), threads),
+        copy: CopyMeter::new(args.params.copy_bytes(), threads, &device)?,
+        device,
         threads,
         progress,
     };
     bench.print_head()?;
     let mut cases = Case::all();
     cases.retain(|case| args.only.is_empty() || args.only.contains(&case.name));
+    if args.device != DeviceChoice::Cpu {
+        cases.retain(|case| matches!(case.state, StateKind::F32 | StateKind::F64)); // others are for the CPU
+    }
     for (i, case) in cases.iter().enumerate() {
         let place = format!("{} of {}: {}", i + 1, cases.len(), case.describe());
         let row = bench.row(case, &place).with_context(|| case.describe())?;
@@ -100,6 +111,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 struct Bench<'a> {
     args: &'a Args,
     tensors: Tensors,
+    device: Device,
     copy: CopyMeter,
     threads: usize,
     progress: Progress,
@@ -113,8 +125,9 @@ impl Bench<'_> {
         }
         self.progress.show("");
         print_line(&format!(
-            "optimizer step: cpu, {} threads, {} parameters in {} tensors, {} steps after {} of warm-up, \
+            "optimizer step: {}, {} threads, {} parameters in {} tensors, {} steps after {} of warm-up, \
              {PROFILE} build",
+            self.args.device,
             self.threads,
             self.num_params(),
             self.tensors.theta.len(),
@@ -133,12 +146,12 @@ impl Bench<'_> {
     /// Checks and measures one case.
     fn row(&mut self, case: &Case, place: &str) -> anyhow::Result<Row> {
         self.progress.show(&format!("{place}: checking"));
-        check_step(case)?;
-        let vars = self.tensors.vars(case.dtype)?;
+        check_step(case, &self.device)?;
+        let vars = self.tensors.vars(case.dtype, &self.device)?;
         let mut subject = build(case, case.config(&TIMED), &vars)?;
-        subject.set_gradients(&self.tensors.gradients(case.dtype)?)?;
+        subject.set_gradients(&self.tensors.gradients(case.dtype, &self.device)?)?;
         self.progress.show(&format!("{place}: measuring a copy"));
-        let copy_gb_per_s = self.copy.gb_per_s();
+        let copy_gb_per_s = self.copy.gb_per_s()?;
         let times = self.time(subject.as_mut(), place)?;
         check_moved(&self.tensors, &vars)?;
         self.progress.show(&format!("{place}: saving the state, for its size"));
@@ -151,7 +164,7 @@ impl Bench<'_> {
             state: case.state.as_str(),
             rho: case.rho,
             params,
-            device: "cpu",
+            device: self.args.device.to_string(),
             threads: self.threads,
             profile: PROFILE,
             steps: self.args.steps as usize,
@@ -172,8 +185,10 @@ impl Bench<'_> {
                 Some(timed) => format!("{place}: step {} of {steps}", timed + 1),
                 None => format!("{place}: warming up"),
             });
+            self.device.synchronize()?;
             let start = Instant::now();
             subject.step()?;
+            self.device.synchronize()?;
             let took = start.elapsed();
             if step >= warmup {
                 ms.push(took.as_secs_f64() * 1e3);

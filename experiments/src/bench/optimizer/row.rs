@@ -14,7 +14,7 @@ pub(crate) struct Row {
     pub(crate) state: &'static str,
     pub(crate) rho: Option<f64>,
     pub(crate) params: usize,
-    pub(crate) device: &'static str,
+    pub(crate) device: String,
     pub(crate) threads: usize,
     /// `release`, or `dev`, whose times say nothing.
     pub(crate) profile: &'static str,

@@ -20,7 +20,7 @@ pub(crate) trait Subject {
     fn step(&mut self) -> anyhow::Result<()>;
 
     /// Bytes of the optimizer's state.
-    fn state_bytes(&self) -> anyhow::Result<u64>;
+    fn state_bytes(&mut self) -> anyhow::Result<u64>;
 }
 
 /// The optimizer of a row, with a fresh state.
@@ -55,7 +55,8 @@ impl Subject for Ours {
     }
 
     /// The bytes that the saved state takes, step counts included, the file's header not.
-    fn state_bytes(&self) -> anyhow::Result<u64> {
+    fn state_bytes(&mut self) -> anyhow::Result<u64> {
+        self.optimizer.check()?;
         let folder = tempfile::tempdir().context("a temporary folder for the optimizer's state")?;
         let path = folder.path().join("state.safetensors");
         self.optimizer.save(&path)?;
@@ -108,7 +109,7 @@ impl Subject for Candle {
 
     /// Its moments are private and it cannot be saved; candle-nn 0.11.1 makes two, `VarAdamW`'s
     /// `first_moment` and `second_moment`, of the shape and dtype of the variable.
-    fn state_bytes(&self) -> anyhow::Result<u64> {
+    fn state_bytes(&mut self) -> anyhow::Result<u64> {
         let bytes = |(_, var): (&str, &candle_core::Var)| {
             2 * (var.elem_count() * var.dtype().size_in_bytes()) as u64
         };

@@ -84,16 +84,22 @@ impl Tensors {
     }
 
     /// Fresh variables with the parameters' values.
-    pub(crate) fn vars(&self, dtype: DType) -> candle_core::Result<NamedVars> {
+    pub(crate) fn vars(&self, dtype: DType, device: &Device) -> candle_core::Result<NamedVars> {
         let var = |(name, theta): (&String, &Tensor)| {
-            Ok((name.clone(), Var::from_tensor(&theta.to_dtype(dtype)?)?))
+            Ok((name.clone(), Var::from_tensor(&theta.to_dtype(dtype)?.to_device(device)?)?))
         };
         self.theta.iter().map(var).collect()
     }
 
     /// The gradients.
-    pub(crate) fn gradients(&self, dtype: DType) -> candle_core::Result<Gradients> {
-        let cast = |(name, g): (&String, &Tensor)| Ok((name.clone(), g.to_dtype(dtype)?));
+    pub(crate) fn gradients(
+        &self,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Gradients> {
+        let cast = |(name, g): (&String, &Tensor)| {
+            Ok((name.clone(), g.to_dtype(dtype)?.to_device(device)?))
+        };
         self.gradients.iter().map(cast).collect()
     }
 }
