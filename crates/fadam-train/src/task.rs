@@ -1,6 +1,7 @@
 //! What is trained: the single joint between the engine and an experiment.
 
 use candle_core::Tensor;
+use candle_core::backprop::GradStore;
 use fadam_core::NamedVars;
 use serde_json::Value;
 
@@ -41,6 +42,15 @@ pub trait Task {
     ///
     /// When candle fails.
     fn loss(&mut self, batch: &Self::Batch) -> anyhow::Result<Tensor>;
+
+    /// The gradients of a loss; [`Tensor::backward`] unless the model's ops have a way of their own.
+    ///
+    /// # Errors
+    ///
+    /// When candle fails.
+    fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {
+        loss.backward()
+    }
 
     /// Evaluates the model after `step` steps (0: before the first) on held-out data.
     ///

@@ -170,7 +170,7 @@ impl<T: Task> Trainer<T> {
         let batch = self.task.next_batch()?;
         let loss = self.task.loss(&batch)?;
         self.unread_losses.push(loss.detach());
-        let gradients = self.task.vars().gradients(&loss.backward()?);
+        let gradients = self.task.vars().gradients(&self.task.backward(&loss)?);
         self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
         // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
         self.optimizer.step_named(&gradients)?;

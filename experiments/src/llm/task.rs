@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Context;
+use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::generation::LogitsProcessor;
 use fadam_core::NamedVars;
@@ -115,8 +116,7 @@ impl LlmTask {
     fn eval_loss(&self) -> anyhow::Result<f64> {
         let mut sum = 0.0;
         for batch in self.eval.batches(self.batch).map_err(bad_input)? {
-            let losses = self.model.losses(&self.tokens(&batch)?)?;
-            let mean: f32 = losses.cross_entropy.to_scalar()?;
+            let mean: f32 = self.model.cross_entropy(&self.tokens(&batch)?)?.to_scalar()?;
             sum += f64::from(mean) * batch.batch() as f64;
         }
         Ok(sum / self.eval.count() as f64)
@@ -173,6 +173,10 @@ impl Task for LlmTask {
 
     fn loss(&mut self, batch: &TokenBatch) -> anyhow::Result<Tensor> {
         Ok(self.model.losses(&self.tokens(batch)?)?.objective)
+    }
+
+    fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {
+        fadam_ops::backward(loss)
     }
 
     fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {

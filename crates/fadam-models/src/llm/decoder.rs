@@ -8,8 +8,9 @@
 //! separate parameters, since clipping and factoring work per tensor and the partition changes the
 //! trajectory.
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::{Init as Draw, Linear, Module, VarBuilder, ops};
+use candle_core::{Device, Result, Tensor};
+use candle_nn::{Init as Draw, VarBuilder};
+use fadam_ops::{Attention, CrossEntropy, Loss, Rope};
 
 use super::config::{Init, PalmConfig};
 
@@ -20,8 +21,8 @@ pub struct Palm {
     config: PalmConfig,
     emb: Tensor,
     blocks: Vec<Block>,
-    norm: RmsNorm,
-    positions: Positions,
+    norm: Tensor,
+    attention: Attention,
 }
 
 /// Inputs and targets of next-token prediction, both `[B, T]` u32; targets are the inputs one later.
@@ -33,40 +34,14 @@ pub struct Tokens {
     pub targets: Tensor,
 }
 
-/// The mean losses of a batch, 0-d, nats a token.
-#[derive(Debug)]
-pub struct Losses {
-    /// Cross-entropy: log perplexity.
-    pub cross_entropy: Tensor,
-    /// What training descends: cross-entropy and the weighted z-loss.
-    pub objective: Tensor,
-}
-
+/// The parameters of one block, each a matrix `[out, in]` but for the norm's scale.
 #[derive(Debug)]
 struct Block {
-    norm: RmsNorm,
-    qkv: Linear,
-    out: Linear,
-    up: Linear,
-    down: Linear,
-}
-
-/// `x / √(mean x² + ε) · w` over the last dimension, in differentiable ops.
-#[derive(Debug)]
-struct RmsNorm {
-    weight: Tensor,
-    eps: f64,
-}
-
-/// What depends on positions alone: never a parameter, never with a gradient.
-#[derive(Debug)]
-struct Positions {
-    /// `[T, dh/2]`
-    cos: Tensor,
-    /// `[T, dh/2]`
-    sin: Tensor,
-    /// `[T, T]`: 0 where a query may look, −∞ at later tokens.
-    mask: Tensor,
+    norm: Tensor,
+    qkv: Tensor,
+    out: Tensor,
+    up: Tensor,
+    down: Tensor,
 }
 
 impl Palm {
@@ -89,8 +64,18 @@ impl Palm {
         Ok(Self {
             emb: vb.pp("emb").get_with_hints((vocab, d), "weight", embedding)?,
             blocks,
-            norm: RmsNorm::new(config, &vb.pp("norm"))?,
-            positions: Positions::new(config, vb.dtype(), vb.device())?,
+            norm: norm(config, &vb.pp("norm"))?,
+            attention: Attention {
+                heads: config.heads,
+                kv_heads: 1,
+                rope: Some(Rope::new(
+                    config.seq_len,
+                    config.d_head(),
+                    config.rope_base,
+                    vb.dtype(),
+                    vb.device(),
+                )?),
+            },
             config: config.clone(),
         })
     }
@@ -110,146 +95,84 @@ impl Palm {
     /// # Errors
     /// If a token is not in the vocabulary or the sequence is too long.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        let (b, t) = tokens.dims2()?;
-        let mut x = self.emb.index_select(&tokens.flatten_all()?, 0)?.reshape((b, t, ()))?;
-        let positions = self.positions.first(t)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &positions, &self.config)?;
-        }
-        let logits = Linear::new(self.emb.clone(), None).forward(&self.norm.forward(&x)?)?;
-        if self.config.logit_scale {
-            logits / (self.config.d_model as f64).sqrt()
-        } else {
-            Ok(logits)
-        }
+        let logits = fadam_ops::linear(&self.hidden(tokens)?, &self.emb, None)?;
+        if self.config.logit_scale { logits * self.logit_scale() } else { Ok(logits) }
     }
 
-    /// The mean losses over all tokens of a batch:
-    /// `mean(log Z − z_target)` and that plus `z_loss · mean(log² Z)`.
+    /// What the logits are made of, `[B, T, d]`.
+    fn hidden(&self, tokens: &Tensor) -> Result<Tensor> {
+        let mut x = fadam_ops::embedding(tokens, &self.emb)?;
+        for block in &self.blocks {
+            x = block.forward(&x, &self.attention, self.config.norm_eps)?;
+        }
+        fadam_ops::rms_norm(&x, &self.norm, self.config.norm_eps)
+    }
+
+    fn logit_scale(&self) -> f64 {
+        if self.config.logit_scale { (self.config.d_model as f64).sqrt().recip() } else { 1.0 }
+    }
+
+    /// The mean losses over all tokens of a batch, to be trained on: `mean(log Z − z_target)` and that plus
+    /// `z_loss · mean(log² Z)`. The logits are never there in full.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub fn losses(&self, tokens: &Tokens) -> Result<Losses> {
-        let logits = self.forward(&tokens.inputs)?.flatten(0, 1)?; // [B T, V]
-        let logits = match logits.dtype() {
-            DType::F64 => logits,
-            _ => logits.to_dtype(DType::F32)?, // sums over V in half precision would not do
+    pub fn losses(&self, tokens: &Tokens) -> Result<Loss> {
+        self.losses_of(&self.hidden(&tokens.inputs)?, &self.emb, &tokens.targets)
+    }
+
+    /// The mean cross-entropy of a batch, 0-d, in nats a token, without a gradient.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn cross_entropy(&self, tokens: &Tokens) -> Result<Tensor> {
+        let hidden = self.hidden(&tokens.inputs)?.detach();
+        Ok(self.losses_of(&hidden, &self.emb.detach(), &tokens.targets)?.cross_entropy)
+    }
+
+    fn losses_of(&self, hidden: &Tensor, emb: &Tensor, targets: &Tensor) -> Result<Loss> {
+        let options = CrossEntropy {
+            z_loss: self.config.z_loss,
+            logit_scale: self.logit_scale(),
+            ..CrossEntropy::default()
         };
-        let log_z = logits.log_sum_exp(D::Minus1)?; // [B T]
-        let targets = tokens.targets.flatten_all()?.unsqueeze(1)?;
-        let z_target = logits.gather(&targets, 1)?.squeeze(1)?;
-        let cross_entropy = (&log_z - z_target)?.mean_all()?;
-        let objective = if self.config.z_loss > 0.0 {
-            (&cross_entropy + (log_z.sqr()?.mean_all()? * self.config.z_loss)?)?
-        } else {
-            cross_entropy.clone()
-        };
-        Ok(Losses { cross_entropy, objective })
+        fadam_ops::linear_cross_entropy(hidden, emb, targets, &options)
     }
 }
 
 impl Block {
     fn new(config: &PalmConfig, vb: &VarBuilder) -> Result<Self> {
         let (d, dh, ff) = (config.d_model, config.d_head(), config.d_ff);
-        let linear = |name: &str, out: usize, fan_in: usize| {
+        let matrix = |name: &str, out: usize, fan_in: usize| {
             let stdev = match config.init {
                 Init::FanIn => (fan_in as f64).sqrt().recip(),
                 Init::Normal002 => 0.02,
             };
             let draw = Draw::Randn { mean: 0.0, stdev };
-            Ok::<_, candle_core::Error>(Linear::new(
-                vb.pp(name).get_with_hints((out, fan_in), "weight", draw)?,
-                None,
-            ))
+            vb.pp(name).get_with_hints((out, fan_in), "weight", draw)
         };
         Ok(Self {
-            norm: RmsNorm::new(config, &vb.pp("norm"))?,
-            qkv: linear("qkv", d + 2 * dh, d)?,
-            out: linear("out", d, d)?,
-            up: linear("up", 2 * ff, d)?,
-            down: linear("down", d, ff)?,
+            norm: norm(config, &vb.pp("norm"))?,
+            qkv: matrix("qkv", d + 2 * dh, d)?,
+            out: matrix("out", d, d)?,
+            up: matrix("up", 2 * ff, d)?,
+            down: matrix("down", d, ff)?,
         })
     }
 
     /// `x + out(attention(norm x)) + down(swiglu(up(norm x)))`, `[B, T, d]`.
-    fn forward(&self, x: &Tensor, positions: &Positions, config: &PalmConfig) -> Result<Tensor> {
-        let h = self.norm.forward(x)?;
-        let attended = self.out.forward(&attention(&self.qkv.forward(&h)?, positions, config)?)?;
-        let fed = self.down.forward(&swiglu(&self.up.forward(&h)?)?)?;
+    fn forward(&self, x: &Tensor, attention: &Attention, eps: f64) -> Result<Tensor> {
+        let h = fadam_ops::rms_norm(x, &self.norm, eps)?;
+        let qkv = fadam_ops::linear(&h, &self.qkv, None)?;
+        let attended = fadam_ops::causal_attention(&qkv, attention)?;
+        let attended = fadam_ops::linear(&attended, &self.out, None)?;
+        let up = fadam_ops::linear(&h, &self.up, None)?;
+        let fed = fadam_ops::linear(&fadam_ops::swiglu(&up)?, &self.down, None)?;
         (x + attended)? + fed
     }
 }
 
-/// Causal multi-query attention from packed `[B, T, h·dh + 2 dh]` (queries, key, value), to `[B, T, d]`.
-fn attention(qkv: &Tensor, positions: &Positions, config: &PalmConfig) -> Result<Tensor> {
-    let (b, t, _) = qkv.dims3()?;
-    let (heads, dh, d) = (config.heads, config.d_head(), config.d_model);
-    let split = |start: usize, heads: usize| {
-        qkv.narrow(2, start, heads * dh)?.reshape((b, t, heads, dh))?.transpose(1, 2)?.contiguous()
-    };
-    let q = (positions.rotate(&split(0, heads)?)? / (dh as f64).sqrt())?;
-    let k = positions.rotate(&split(d, 1)?)?.squeeze(1)?; // [B, T, dh]
-    let v = split(d + dh, 1)?.squeeze(1)?;
-    // All heads share one key: they are stacked along the queries, and nothing is copied per head.
-    let scores = q.reshape((b, heads * t, dh))?.matmul(&k.t()?)?.reshape((b, heads, t, t))?;
-    let weights = ops::softmax(&scores.broadcast_add(&positions.mask)?, D::Minus1)?;
-    let mixed = weights.reshape((b, heads * t, t))?.matmul(&v)?; // [B, h·T, dh]
-    mixed.reshape((b, heads, t, dh))?.transpose(1, 2)?.reshape((b, t, d))
-}
-
-/// `silu(gate) · x` of packed `[B, T, 2 ff]`, gate first.
-fn swiglu(packed: &Tensor) -> Result<Tensor> {
-    let ff = packed.dim(D::Minus1)? / 2;
-    packed.narrow(D::Minus1, 0, ff)?.silu()? * packed.narrow(D::Minus1, ff, ff)?
-}
-
-impl RmsNorm {
-    fn new(config: &PalmConfig, vb: &VarBuilder) -> Result<Self> {
-        let weight = vb.get_with_hints(config.d_model, "weight", Draw::Const(1.0))?;
-        Ok(Self { weight, eps: config.norm_eps })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::rms_norm_slow(x, &self.weight, self.eps as f32)
-    }
-}
-
-impl Positions {
-    fn new(config: &PalmConfig, dtype: DType, device: &Device) -> Result<Self> {
-        let (t, dh) = (config.seq_len, config.d_head());
-        // Angle of position p in pair i: p · base^(−2i/dh).
-        let frequency: Vec<f64> =
-            (0..dh / 2).map(|i| config.rope_base.powf(-2.0 * i as f64 / dh as f64)).collect();
-        let angle: Vec<f64> =
-            (0..t).flat_map(|p| frequency.iter().map(move |f| p as f64 * f)).collect();
-        let angle = Tensor::from_vec(angle, (t, dh / 2), &Device::Cpu)?;
-        let mask: Vec<f32> = (0..t)
-            .flat_map(|q| (0..t).map(move |k| if k <= q { 0.0 } else { f32::NEG_INFINITY }))
-            .collect();
-        let place = |x: Tensor| x.to_dtype(dtype)?.to_device(device);
-        Ok(Self {
-            cos: place(angle.cos()?)?,
-            sin: place(angle.sin()?)?,
-            mask: place(Tensor::from_vec(mask, (t, t), &Device::Cpu)?)?,
-        })
-    }
-
-    /// The same for sequences of `t` tokens.
-    fn first(&self, t: usize) -> Result<Self> {
-        Ok(Self {
-            cos: self.cos.narrow(0, 0, t)?,
-            sin: self.sin.narrow(0, 0, t)?,
-            mask: self.mask.narrow(0, 0, t)?.narrow(1, 0, t)?.contiguous()?,
-        })
-    }
-
-    /// Rotates the pairs (i, i + dh/2) of `x [B, h, T, dh]` by their position's angle.
-    fn rotate(&self, x: &Tensor) -> Result<Tensor> {
-        let half = x.dim(D::Minus1)? / 2;
-        let (a, b) = (x.narrow(D::Minus1, 0, half)?, x.narrow(D::Minus1, half, half)?);
-        let (cos, sin) = (&self.cos, &self.sin);
-        let first = (a.broadcast_mul(cos)? - b.broadcast_mul(sin)?)?;
-        let second = (b.broadcast_mul(cos)? + a.broadcast_mul(sin)?)?;
-        Tensor::cat(&[first, second], D::Minus1)
-    }
+/// The scale of an RMS norm.
+fn norm(config: &PalmConfig, vb: &VarBuilder) -> Result<Tensor> {
+    vb.get_with_hints(config.d_model, "weight", Draw::Const(1.0))
 }

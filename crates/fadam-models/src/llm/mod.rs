@@ -5,5 +5,5 @@ mod decoder;
 mod generate;
 
 pub use config::{ConfigError, Init, PalmConfig};
-pub use decoder::{Losses, Palm, Tokens};
+pub use decoder::{Palm, Tokens};
 pub use generate::generate;

@@ -1,0 +1,67 @@
+//! Fused ops for candle that keep the graph.
+//!
+//! candle-nn's fused norms, softmax, rotary embedding and attention have no backward pass: they cut the graph without an
+//! error. These are the same ops for training, each one node of candle's own autograd:
+//!
+//! | op | what it computes |
+//! |---|---|
+//! | [`rms_norm`], [`layer_norm`] | normalisation over the last dimension |
+//! | [`linear`] | `x Wᵀ + b` |
+//! | [`causal_attention`] | causal attention, grouped heads, rotary positions, from packed q, k, v; no `[T, T]` matrix is kept |
+//! | [`rope`] | rotary positions on split halves |
+//! | [`swiglu`] | `silu(a) b` of the halves of the last dimension |
+//! | [`bias_activation`] | `φ(x + b)` |
+//! | [`softmax`] | softmax over the last dimension |
+//! | [`cross_entropy()`] | log-softmax cross-entropy, label smoothing, z-loss, ignored targets |
+//! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
+//! | [`embedding`] | rows of a table |
+//! | [`dropout`] | from a seed |
+//!
+//! # Where they run
+//!
+//! On the CPU in f32 and f64 they are fused: vector instructions chosen at run time, on all threads of rayon's current
+//! pool. bf16 and f16 on the CPU are widened to f32 and rounded back. On CUDA and Metal they are composed of candle's
+//! differentiable ops: correct, not fused.
+//!
+//! Results are the same bits on every run on one machine, whatever the number of threads, but for matrix products large
+//! enough for the crate `gemm` to share them out differently.
+//!
+//! # Gradients of weights
+//!
+//! `loss.backward()` works as always. [`backward`] gives the same gradients and adds up those of weights in place.
+
+mod activation;
+mod attention;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod gradients;
+mod lanes;
+mod layer_norm;
+mod linear;
+mod linear_cross_entropy;
+mod matrix;
+mod number;
+mod op;
+mod rms_norm;
+mod rope;
+mod route;
+mod rows;
+mod softmax;
+mod softmax_loss;
+mod swiglu;
+
+pub use activation::{Activation, bias_activation};
+pub use attention::{Attention, causal_attention};
+pub use cross_entropy::{CrossEntropy, Loss};
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use gradients::backward;
+pub use layer_norm::layer_norm;
+pub use linear::linear;
+pub use linear_cross_entropy::linear_cross_entropy;
+pub use rms_norm::rms_norm;
+pub use rope::{Rope, rope};
+pub use softmax::softmax;
+pub use softmax_loss::cross_entropy;
+pub use swiglu::swiglu;

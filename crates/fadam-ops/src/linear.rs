@@ -1,0 +1,140 @@
+//! `y = x Wᵀ + b`.
+//!
+//! With g = ∂L/∂y: `∂L/∂x = g W`, `∂L/∂W = gᵀ x`, `∂L/∂b = Σ g` over rows.
+
+use candle_core::{D, Result, Tensor, bail};
+
+use crate::gradients::{accumulate, add};
+use crate::matrix::{Into, Matrix, Threads, product, transposed};
+use crate::number::Number;
+use crate::op::{Backward, constant, node, read};
+use crate::route::{Route, is_of_rows};
+use crate::rows::{for_rows, sum_rows};
+
+const NAME: &str = "linear";
+
+/// `x Wᵀ + b`: from `x [..., i]`, `w [o, i]` and `b [o]` to `[..., o]`.
+///
+/// ```
+/// use candle_core::{Device, Tensor};
+///
+/// let x = Tensor::new(&[[1f32, 2.0]], &Device::Cpu)?;
+/// let w = Tensor::new(&[[3f32, 4.0], [5.0, 6.0]], &Device::Cpu)?;
+/// let b = Tensor::new(&[100f32, 200.0], &Device::Cpu)?;
+/// assert_eq!(fadam_ops::linear(&x, &w, Some(&b))?.to_vec2::<f32>()?, [[111.0, 217.0]]);
+/// # Ok::<(), candle_core::Error>(())
+/// ```
+///
+/// # Errors
+/// If the shapes do not fit, or dtypes or devices differ.
+pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    is_of_rows(NAME, x, w)?;
+    if let Some(b) = b
+        && b.dims() != [w.dim(0)?]
+    {
+        bail!(
+            "{NAME}: b has shape {:?}, where w {:?} asks for [{}]",
+            b.dims(),
+            w.dims(),
+            w.dim(0)?
+        );
+    }
+    let arguments: Vec<&Tensor> = [x, w].into_iter().chain(b).collect();
+    match Route::of(NAME, &arguments)? {
+        Route::Single => fused::<f32>(x, w, b),
+        Route::Double => fused::<f64>(x, w, b),
+        Route::Widened(wide) => {
+            let b = b.map(|b| b.to_dtype(wide)).transpose()?;
+            linear(&x.to_dtype(wide)?, &w.to_dtype(wide)?, b.as_ref())?.to_dtype(x.dtype())
+        }
+        Route::Composed => {
+            let mut shape = x.dims().to_vec();
+            let width = x.dim(D::Minus1)?;
+            let y = x.reshape(((), width))?.matmul(&w.t()?)?;
+            *shape.last_mut().expect("checked above") = w.dim(0)?;
+            let y = y.reshape(shape)?;
+            b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))
+        }
+    }
+}
+
+fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let (o, i) = w.dims2()?;
+    let mut y = read([x, w], |[x, w]: [&[T]; 2]| {
+        let rows = x.len() / i;
+        let mut y = vec![T::zero(); rows * o];
+        let w = transposed(w, o, i);
+        let (x, w) = (Matrix::new(x, rows, i), Matrix::new(&w, i, o));
+        product(x, w, T::one(), &mut y, o, Into::Overwrite, Threads::All);
+        y
+    })?;
+    let mut shape = x.dims().to_vec();
+    *shape.last_mut().expect("checked by the caller") = o;
+    let of = std::marker::PhantomData;
+    let Some(b) = b else {
+        return node(NAME, [x, w], (y, shape.into()), Linear::<T> { of });
+    };
+    read([b], |[b]: [&[T]; 1]| {
+        for_rows(&mut y, o, |_, y| {
+            for y in y.chunks_exact_mut(o) {
+                y.iter_mut().zip(b).for_each(|(y, b)| *y += *b);
+            }
+        });
+    })?;
+    node(NAME, [x, w, b], (y, shape.into()), Linear::<T> { of })
+}
+
+struct Linear<T> {
+    of: std::marker::PhantomData<T>,
+}
+
+/// `∂L/∂x` and `∂L/∂W`
+fn gradients<T: Number>(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+    let (o, i) = w.dims2()?;
+    let rows = x.elem_count() / i;
+    let dx = read([w, g], |[w, g]: [&[T]; 2]| {
+        let mut dx = vec![T::zero(); rows * i];
+        let (g, w) = (Matrix::new(g, rows, o), Matrix::new(w, o, i));
+        product(g, w, T::one(), &mut dx, i, Into::Overwrite, Threads::All);
+        dx
+    })?;
+    let dw = read([x, g], |[x, g]: [&[T]; 2]| {
+        let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
+        accumulate(w, |dw, into| product(g.t(), x, T::one(), dw, i, into, Threads::All))
+    })??;
+    Ok([Some(constant(dx, x.shape())?), dw])
+}
+
+impl<T: Number> Backward<2> for Linear<T> {
+    fn backward(
+        &self,
+        [x, w]: [&Tensor; 2],
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<[Option<Tensor>; 2]> {
+        gradients::<T>(x, w, g)
+    }
+}
+
+impl<T: Number> Backward<3> for Linear<T> {
+    fn backward(
+        &self,
+        [x, w, b]: [&Tensor; 3],
+        _: &Tensor,
+        g: &Tensor,
+    ) -> Result<[Option<Tensor>; 3]> {
+        let [dx, dw] = gradients::<T>(x, w, g)?;
+        let o = b.elem_count();
+        let db = read([g], |[g]: [&[T]; 1]| {
+            // Only the sum is wanted: the rows are one element each.
+            let mut rows = vec![(); g.len() / o];
+            sum_rows(&mut rows, 1, o, |first, rows, sum: &mut [T]| {
+                for g in g[first * o..].chunks_exact(o).take(rows.len()) {
+                    sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += *g);
+                }
+            })
+        })?;
+        let db = accumulate(b, |sum, into| add(sum, &db, into))?;
+        Ok([dx, dw, db])
+    }
+}

@@ -1,0 +1,75 @@
+//! Which implementation an op takes, and the checks that all ops share.
+
+use candle_core::{D, DType, Result, Tensor, bail};
+
+/// How an op is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// Fused, in f32, on the CPU.
+    Single,
+    /// Fused, in f64, on the CPU.
+    Double,
+    /// bf16 and f16 on the CPU: in this wider dtype, and rounded back.
+    Widened(DType),
+    /// On a device: composed of candle's differentiable ops.
+    Composed,
+}
+
+impl Route {
+    /// The route of an op on these tensors.
+    ///
+    /// # Errors
+    /// If they are not all floats of one dtype on one device.
+    pub(crate) fn of(op: &'static str, tensors: &[&Tensor]) -> Result<Self> {
+        let first = tensors[0];
+        for other in tensors {
+            if other.dtype() != first.dtype() {
+                bail!(
+                    "{op}: {:?} with {:?}; all arguments must be of one dtype",
+                    first.dtype(),
+                    other.dtype()
+                );
+            }
+            if !other.device().same_device(first.device()) {
+                bail!(
+                    "{op}: arguments on {:?} and {:?}",
+                    first.device().location(),
+                    other.device().location()
+                );
+            }
+        }
+        Ok(match (first.device().is_cpu(), first.dtype()) {
+            (true, DType::F32) => Self::Single,
+            (true, DType::F64) => Self::Double,
+            (true, DType::BF16 | DType::F16) => Self::Widened(DType::F32),
+            (false, DType::F32 | DType::F64 | DType::BF16 | DType::F16) => Self::Composed,
+            (_, dtype) => bail!("{op}: {dtype:?} is not one of f32, f64, bf16 and f16"),
+        })
+    }
+}
+
+/// Refuses a `w` that is not a vector of x's last dimension.
+pub(crate) fn last_dim_is(op: &str, x: &Tensor, what: &str, w: &Tensor) -> Result<()> {
+    let d = x.dim(D::Minus1)?;
+    if w.dims() != [d] {
+        bail!(
+            "{op}: {what} has shape {:?}, where the last dimension of {:?} asks for [{d}]",
+            w.dims(),
+            x.dims()
+        );
+    }
+    Ok(())
+}
+
+/// Refuses a matrix `w [o, i]` that does not fit the rows of `x [..., i]`.
+pub(crate) fn is_of_rows(op: &str, x: &Tensor, w: &Tensor) -> Result<()> {
+    let (d, i) = (x.dim(D::Minus1)?, w.dims2()?.1);
+    if d != i || d == 0 {
+        bail!(
+            "{op}: x {:?} and w {:?}; the last dimensions must be the same and not 0",
+            x.dims(),
+            w.dims()
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,47 @@
+//! Work on rows, cut into tasks by the shape alone, so that results are the same whatever the number of threads.
+
+use rayon::prelude::*;
+
+use crate::number::Number;
+
+/// Elements of a task: enough to be worth one.
+const TASK: usize = 16_384;
+
+/// Rows whose part of a sum over rows is added up by one thread. Parts are added in their order.
+const PART: usize = 64;
+
+/// Calls `f(i, rows)` on runs of whole rows of `out`, in parallel; the first of them is row i.
+pub(crate) fn for_rows<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {
+    if width == 0 {
+        return;
+    }
+    let rows = (TASK / width).max(1);
+    if out.len() <= rows * width {
+        return f(0, out);
+    }
+    out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| f(task * rows, out));
+}
+
+/// The same with a sum over rows: `f(i, rows, sum)` adds its rows' part to `sum`, which begins as zeros of `len`.
+pub(crate) fn sum_rows<O: Send, T: Number>(
+    out: &mut [O],
+    width: usize,
+    len: usize,
+    f: impl Fn(usize, &mut [O], &mut [T]) + Sync,
+) -> Vec<T> {
+    let part = |(task, out): (usize, &mut [O])| {
+        let mut sum = vec![T::zero(); len];
+        f(task * PART, out, &mut sum);
+        sum
+    };
+    let parts: Vec<Vec<T>> = match width {
+        0 => Vec::new(),
+        _ => out.par_chunks_mut(PART * width).enumerate().map(part).collect(),
+    };
+    let mut parts = parts.into_iter();
+    let mut total = parts.next().unwrap_or_else(|| vec![T::zero(); len]);
+    for part in parts {
+        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
+    }
+    total
+}
