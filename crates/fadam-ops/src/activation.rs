@@ -11,7 +11,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::gradients::{accumulate, add};
+use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
@@ -109,7 +109,7 @@ impl<T: Number> Backward<2> for BiasActivation<T> {
             });
             (dx, db)
         })?;
-        let db = accumulate(b, |sum, into| add(sum, &db, into))?;
+        let db = give(b, db)?;
         Ok([Some(constant(dx, x.shape())?), db])
     }
 }

@@ -14,7 +14,7 @@
 use candle_core::{D, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::matrix::{Into, Matrix, Threads, product, transposed};
+use crate::matrix::{Into, Matrix, Threads, product_into, transposed};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::rope::{Angles, Rope, Turn};
@@ -240,7 +240,7 @@ impl<'a, T: Number> Heads<'a, T> {
                 let (rows, keys) = (self.group * tile.n, tile.keys());
                 let (p, v) = (Matrix::new(&p, rows, keys), self.values(qkv, kv, keys));
                 resize(&mut o, rows * self.d);
-                product(p, v, T::one(), &mut o, self.d, Into::Overwrite, self.threads);
+                product_into(p, v, T::one(), &mut o, self.d, Into::Overwrite, self.threads);
                 for (row, o) in o.chunks_exact(self.d).enumerate() {
                     let at = self.in_out(tile, row);
                     out[at..at + self.d].copy_from_slice(o);
@@ -267,10 +267,10 @@ impl<'a, T: Number> Heads<'a, T> {
                 }
                 let g_tile = Matrix::new(&g_tile, rows, d);
                 let p_tile = Matrix::new(&p, rows, keys);
-                product(p_tile.t(), g_tile, T::one(), &mut dv, d, Into::Add, self.threads);
+                product_into(p_tile.t(), g_tile, T::one(), &mut dv, d, Into::Add, self.threads);
                 resize(&mut ds, rows * keys);
                 let v_t = Matrix::strided(&v_t, d, keys, t);
-                product(g_tile, v_t, T::one(), &mut ds, keys, Into::Overwrite, self.threads);
+                product_into(g_tile, v_t, T::one(), &mut ds, keys, Into::Overwrite, self.threads);
                 for (row, (ds, p)) in
                     ds.chunks_exact_mut(keys).zip(p.chunks_exact(keys)).enumerate()
                 {
@@ -280,10 +280,10 @@ impl<'a, T: Number> Heads<'a, T> {
                 }
                 let ds = Matrix::new(&ds, rows, keys);
                 let q_tile = Matrix::new(&q, rows, d);
-                product(ds.t(), q_tile, T::one(), &mut dk, d, Into::Add, self.threads);
+                product_into(ds.t(), q_tile, T::one(), &mut dk, d, Into::Add, self.threads);
                 resize(&mut dq, rows * d);
                 let k = Matrix::new(&k[..keys * d], keys, d);
-                product(ds, k, self.scale, &mut dq, d, Into::Overwrite, self.threads);
+                product_into(ds, k, self.scale, &mut dq, d, Into::Overwrite, self.threads);
                 for (row, dq) in dq.chunks_exact_mut(d).enumerate() {
                     let (head, position) = self.query(tile, row);
                     self.rotate(dq, position, Turn::Back);
@@ -360,7 +360,7 @@ impl<'a, T: Number> Heads<'a, T> {
         let (rows, keys) = (self.group * tile.n, tile.keys());
         resize(p, rows * keys);
         let (q, k_t) = (Matrix::new(q, rows, self.d), Matrix::strided(k_t, self.d, keys, self.t));
-        product(q, k_t, T::one(), p, keys, Into::Overwrite, self.threads);
+        product_into(q, k_t, T::one(), p, keys, Into::Overwrite, self.threads);
         for (row, p) in p.chunks_exact_mut(keys).enumerate() {
             let (_, position) = self.query(tile, row);
             let (seen, later) = p.split_at_mut(position + 1);

@@ -7,7 +7,7 @@ use crate::matrix::Into;
 use crate::number::Number;
 use crate::op::{Backward, node, read};
 use crate::route::Route;
-use crate::rows::for_rows;
+use crate::rows::new_rows;
 
 const NAME: &str = "embedding";
 
@@ -54,13 +54,11 @@ pub fn embedding(ids: &Tensor, w: &Tensor) -> Result<Tensor> {
 fn fused<T: Number>(ids: Vec<u32>, w: &Tensor, shape: Vec<usize>) -> Result<Tensor> {
     let d = w.dim(1)?;
     let x = read([w], |[w]: [&[T]; 1]| {
-        let mut x = vec![T::zero(); ids.len() * d];
-        for_rows(&mut x, d, |first, x| {
+        new_rows(ids.len() * d, d, |first, x| {
             for (x, id) in x.chunks_exact_mut(d).zip(&ids[first..]) {
                 x.copy_from_slice(&w[*id as usize * d..][..d]);
             }
-        });
-        x
+        })
     })?;
     let of = std::marker::PhantomData;
     node(NAME, [w], (x, shape.into()), Embedding::<T> { ids, of })

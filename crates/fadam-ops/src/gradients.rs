@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId, bail};
 use crate::matrix::Into;
 use crate::number::Number;
 use crate::op::constant;
+use crate::rows::for_rows;
 
 /// The gradients of one backward pass so far.
 type Collected = HashMap<TensorId, (CpuStorage, Shape)>;
@@ -72,30 +73,41 @@ pub(crate) fn accumulate<T: Number>(
     weight: &Tensor,
     f: impl FnOnce(&mut [T], Into),
 ) -> Result<Option<Tensor>> {
-    let fresh = || vec![T::zero(); weight.elem_count()];
-    let is_collected = weight.is_variable() && COLLECTED.with_borrow(Option::is_some);
-    if !is_collected {
-        let mut gradient = fresh();
-        f(&mut gradient, Into::Overwrite);
-        return Ok(Some(constant(gradient, weight.shape())?));
+    update(weight, |collected| {
+        let into = if collected.is_some() { Into::Add } else { Into::Overwrite };
+        let mut gradient = collected.unwrap_or_else(|| vec![T::zero(); weight.elem_count()]);
+        f(&mut gradient, into);
+        gradient
+    })
+}
+
+/// The same of a gradient that is there already.
+pub(crate) fn give<T: Number>(weight: &Tensor, gradient: Vec<T>) -> Result<Option<Tensor>> {
+    update(weight, |collected| match collected {
+        None => gradient,
+        Some(mut sum) => {
+            for_rows(&mut sum, 1, |first, sum| {
+                sum.iter_mut().zip(&gradient[first..]).for_each(|(sum, g)| *sum += *g);
+            });
+            sum
+        }
+    })
+}
+
+/// `f` makes the sum from what was collected so far.
+fn update<T: Number>(
+    weight: &Tensor,
+    f: impl FnOnce(Option<Vec<T>>) -> Vec<T>,
+) -> Result<Option<Tensor>> {
+    if !weight.is_variable() || COLLECTED.with_borrow(Option::is_none) {
+        return Ok(Some(constant(f(None), weight.shape())?));
     }
     // Not borrowed while f runs: it may run other tasks of the pool.
     let before = COLLECTED.with_borrow_mut(|all| all.as_mut()?.remove(&weight.id()));
-    let (mut gradient, into) = match before {
-        Some((storage, _)) => (T::cpu_storage_data(storage)?, Into::Add),
-        None => (fresh(), Into::Overwrite),
-    };
-    f(&mut gradient, into);
-    let storage = T::to_cpu_storage_owned(gradient);
+    let before = before.map(|(storage, _)| T::cpu_storage_data(storage)).transpose()?;
+    let storage = T::to_cpu_storage_owned(f(before));
     COLLECTED.with_borrow_mut(|all| {
         all.as_mut().map(|all| all.insert(weight.id(), (storage, weight.shape().clone())))
     });
     Ok(None)
-}
-
-/// `part` into, or onto, `sum`.
-pub(crate) fn add<T: Number>(sum: &mut [T], part: &[T], into: Into) {
-    for (sum, part) in sum.iter_mut().zip(part) {
-        *sum = if into == Into::Add { *sum + *part } else { *part };
-    }
 }

@@ -5,12 +5,12 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::gradients::{accumulate, add};
+use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::{Route, last_dim_is};
-use crate::rows::{for_rows, sum_rows};
+use crate::rows::{new_rows, sum_rows};
 
 const NAME: &str = "layer_norm";
 
@@ -52,14 +52,12 @@ pub(crate) fn composed(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<T
 fn fused<T: Number>(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tensor> {
     let d = w.elem_count();
     let y = read([x, w, b], |[x, w, b]: [&[T]; 3]| {
-        let mut y = vec![T::zero(); x.len()];
-        for_rows(&mut y, d, |first, y| {
+        new_rows(x.len(), d, |first, y| {
             for (y, x) in y.chunks_exact_mut(d).zip(x[first * d..].chunks_exact(d)) {
                 normalise(x, eps, y);
                 vectorise(Affine { y, w, b });
             }
-        });
-        y
+        })
     })?;
     let backward = LayerNorm::<T> { eps, of: std::marker::PhantomData };
     node(NAME, [x, w, b], (y, x.shape().clone()), backward)
@@ -106,11 +104,7 @@ impl<T: Number> Backward<3> for LayerNorm<T> {
             (dx, sums)
         })?;
         let (dw, db) = sums.split_at(d);
-        Ok([
-            Some(constant(dx, x.shape())?),
-            accumulate(w, |sum, into| add(sum, dw, into))?,
-            accumulate(b, |sum, into| add(sum, db, into))?,
-        ])
+        Ok([Some(constant(dx, x.shape())?), give(w, dw.to_vec())?, give(b, db.to_vec())?])
     }
 }
 

@@ -4,8 +4,8 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::gradients::{accumulate, add};
-use crate::matrix::{Into, Matrix, Threads, product, transposed};
+use crate::gradients::{accumulate, give};
+use crate::matrix::{Matrix, Threads, product, product_into, transposed};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::{Route, is_of_rows};
@@ -62,11 +62,8 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor
     let (o, i) = w.dims2()?;
     let mut y = read([x, w], |[x, w]: [&[T]; 2]| {
         let rows = x.len() / i;
-        let mut y = vec![T::zero(); rows * o];
         let w = transposed(w, o, i);
-        let (x, w) = (Matrix::new(x, rows, i), Matrix::new(&w, i, o));
-        product(x, w, T::one(), &mut y, o, Into::Overwrite, Threads::All);
-        y
+        product(Matrix::new(x, rows, i), Matrix::new(&w, i, o), T::one(), Threads::All)
     })?;
     let mut shape = x.dims().to_vec();
     *shape.last_mut().expect("checked by the caller") = o;
@@ -93,14 +90,11 @@ fn gradients<T: Number>(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<[Option<Te
     let (o, i) = w.dims2()?;
     let rows = x.elem_count() / i;
     let dx = read([w, g], |[w, g]: [&[T]; 2]| {
-        let mut dx = vec![T::zero(); rows * i];
-        let (g, w) = (Matrix::new(g, rows, o), Matrix::new(w, o, i));
-        product(g, w, T::one(), &mut dx, i, Into::Overwrite, Threads::All);
-        dx
+        product(Matrix::new(g, rows, o), Matrix::new(w, o, i), T::one(), Threads::All)
     })?;
     let dw = read([x, g], |[x, g]: [&[T]; 2]| {
         let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
-        accumulate(w, |dw, into| product(g.t(), x, T::one(), dw, i, into, Threads::All))
+        accumulate(w, |dw, into| product_into(g.t(), x, T::one(), dw, i, into, Threads::All))
     })??;
     Ok([Some(constant(dx, x.shape())?), dw])
 }
@@ -134,7 +128,7 @@ impl<T: Number> Backward<3> for Linear<T> {
                 }
             })
         })?;
-        let db = accumulate(b, |sum, into| add(sum, &db, into))?;
+        let db = give(b, db)?;
         Ok([dx, dw, db])
     }
 }

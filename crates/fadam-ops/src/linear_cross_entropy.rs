@@ -10,9 +10,9 @@ use candle_core::{DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cross_entropy::{CrossEntropy, Loss, Targets};
-use crate::gradients::{accumulate, add};
+use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
-use crate::matrix::{Into, Matrix, Threads, product, transposed};
+use crate::matrix::{Into, Matrix, Threads, product_into, transposed};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::{Route, is_of_rows};
@@ -112,7 +112,10 @@ struct Pass<'a, T> {
 impl<T: Number> Pass<'_, T> {
     fn run(&mut self, x: &[T], w: &[T]) {
         let (classes, d) = (self.classes, self.d);
-        let at_once = (LOGITS / classes.max(1)).clamp(64, 256);
+        let at_once: usize = std::env::var("AT_ONCE")
+            .ok()
+            .and_then(|s| s.parse().ok())
+            .unwrap_or((LOGITS / classes.max(1)).clamp(64, 256));
         let mut logits = vec![T::zero(); classes * at_once.min(self.targets.of.len())];
         let w = Matrix::new(w, classes, d);
         for (chunk, x) in x.chunks(at_once * d).enumerate() {
@@ -121,16 +124,17 @@ impl<T: Number> Pass<'_, T> {
             let x_t = transposed(x, rows, d);
             let scale = T::of(self.options.logit_scale);
             let x_t = Matrix::new(&x_t, d, rows);
-            product(w, x_t, scale, logits, rows, Into::Overwrite, Threads::All);
+            product_into(w, x_t, scale, logits, rows, Into::Overwrite, Threads::All);
             self.losses(logits, first, rows);
             let g = Matrix::new(logits, classes, rows);
             if let Some(dx) = &mut self.dx {
                 let dx = &mut dx[first * d..][..x.len()];
-                product(g.t(), w, scale, dx, d, Into::Overwrite, Threads::All);
+                product_into(g.t(), w, scale, dx, d, Into::Overwrite, Threads::All);
             }
             if let Some(dw) = &mut self.dw {
                 let x = Matrix::new(x, rows, d);
-                product(g, x, scale, dw, d, Into::Add, Threads::All);
+                let into = if first == 0 { Into::Overwrite } else { Into::Add };
+                product_into(g, x, scale, dw, d, into, Threads::All);
             }
         }
     }
@@ -140,18 +144,12 @@ impl<T: Number> Pass<'_, T> {
         let targets = &self.targets.of[first..][..rows];
         let CrossEntropy { label_smoothing, z_loss, .. } = *self.options;
         let mean_logit = (label_smoothing > 0.0).then(|| {
-            let sums = columns(logits, rows, T::zero(), |part, sum| *sum += *part, |a, b| a + b);
+            let sums = columns(logits, rows, Sum);
             sums.iter().map(|sum| sum.double() / self.classes as f64).collect::<Vec<_>>()
         });
         let at_target: Vec<Option<f64>> =
             (0..).zip(targets).map(|(row, y)| y.map(|y| logits[y * rows + row].double())).collect();
-        let largest = columns(
-            logits,
-            rows,
-            T::neg_infinity(),
-            |z, most| *most = most.or_larger(*z),
-            T::or_larger,
-        );
+        let largest = columns(logits, rows, Largest);
         let sums = exponentials(logits, &largest);
         let mut factors = vec![T::zero(); rows];
         for (row, z_y) in at_target.iter().enumerate() {
@@ -190,24 +188,69 @@ impl<T: Number> Pass<'_, T> {
 }
 
 /// A fold over the classes for each row of `[V, rows]`: within parts and then over them.
-fn columns<T: Number>(
-    logits: &[T],
-    rows: usize,
-    begin: T,
-    step: impl Fn(&T, &mut T) + Sync,
-    join: impl Fn(T, T) -> T,
-) -> Vec<T> {
-    let parts: Vec<Vec<T>> = logits
-        .par_chunks(PART * rows)
-        .map(|part| {
-            let mut folded = vec![begin; rows];
-            for z in part.chunks_exact(rows) {
-                z.iter().zip(&mut folded).for_each(|(z, folded)| step(z, folded));
-            }
-            folded
-        })
-        .collect();
-    joined(parts, join)
+fn columns<T: Number, F: Fold>(logits: &[T], rows: usize, fold: F) -> Vec<T> {
+    let part = |part: &[T]| {
+        let mut folded = vec![fold.begin(); rows];
+        for z in part.chunks_exact(rows) {
+            vectorise(Columns { z, folded: &mut folded, fold });
+        }
+        folded
+    };
+    joined(logits.par_chunks(PART * rows).map(part).collect(), |a, b| fold.join(a, b))
+}
+
+/// How numbers are folded.
+trait Fold: Copy + Sync {
+    fn begin<T: Number>(self) -> T;
+    /// Implementations are `#[inline(always)]`.
+    fn join<T: Number>(self, a: T, b: T) -> T;
+}
+
+#[derive(Clone, Copy)]
+struct Sum;
+
+impl Fold for Sum {
+    fn begin<T: Number>(self) -> T {
+        T::zero()
+    }
+
+    #[inline(always)]
+    fn join<T: Number>(self, a: T, b: T) -> T {
+        a + b
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Largest;
+
+impl Fold for Largest {
+    fn begin<T: Number>(self) -> T {
+        T::neg_infinity()
+    }
+
+    /// A NaN is passed over: it comes back in the sum of exponentials.
+    #[inline(always)]
+    fn join<T: Number>(self, a: T, b: T) -> T {
+        if b > a { b } else { a }
+    }
+}
+
+/// `folded = fold(folded, z)`
+struct Columns<'a, T, F> {
+    z: &'a [T],
+    folded: &'a mut [T],
+    fold: F,
+}
+
+impl<T: Number, F: Fold> Vectorised for Columns<'_, T, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        for (folded, z) in self.folded.iter_mut().zip(self.z) {
+            *folded = self.fold.join(*folded, *z);
+        }
+    }
 }
 
 fn joined<T: Number>(parts: Vec<Vec<T>>, join: impl Fn(T, T) -> T) -> Vec<T> {
@@ -306,6 +349,6 @@ impl<T: Number> Backward<2> for LinearCrossEntropy<T> {
             return Ok([dx, None]);
         }
         let dw = scaled(&self.dw, by)?;
-        Ok([dx, accumulate(w, |sum, into| add(sum, &dw, into))?])
+        Ok([dx, give(w, dw)?])
     }
 }

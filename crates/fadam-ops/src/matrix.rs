@@ -56,9 +56,29 @@ pub(crate) enum Into {
     Add,
 }
 
-/// `scale · a b` into the rows of `out`, which begin `row` elements apart.
+/// `scale · a b`, row after row.
 #[allow(unsafe_code)]
 pub(crate) fn product<T: Number>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+    threads: Threads,
+) -> Vec<T> {
+    let len = a.rows * b.columns;
+    if a.columns == 0 {
+        return vec![T::zero(); len];
+    }
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: there is room for a matrix of that shape.
+    unsafe { multiply(a, b, scale, out.as_mut_ptr(), b.columns, Into::Overwrite, threads) };
+    // SAFETY: gemm has written every element, since it was told not to read what is there.
+    unsafe { out.set_len(len) };
+    out
+}
+
+/// `scale · a b` into the rows of `out`, which begin `row` elements apart.
+#[allow(unsafe_code)]
+pub(crate) fn product_into<T: Number>(
     a: Matrix<'_, T>,
     b: Matrix<'_, T>,
     scale: T,
@@ -67,25 +87,41 @@ pub(crate) fn product<T: Number>(
     into: Into,
     threads: Threads,
 ) {
-    let (m, n, k) = (a.rows, b.columns, a.columns);
-    assert_eq!(k, b.rows, "inner dimensions");
+    let (m, n) = (a.rows, b.columns);
     if m == 0 || n == 0 {
         return;
     }
-    assert!((m - 1) * row + n <= out.len() && n <= row.max(n), "a product beyond its slice");
+    assert!((m - 1) * row + n <= out.len(), "a product beyond its slice");
     assert!(m == 1 || row >= n, "rows that overlap");
+    // SAFETY: all rows are inside of `out`, and do not overlap.
+    unsafe { multiply(a, b, scale, out.as_mut_ptr(), row, into, threads) };
+}
+
+/// # Safety
+/// From `out` on there is room for `a.rows` rows of `b.columns` numbers that begin `row` elements apart, which nothing else
+/// reads or writes meanwhile; they hold numbers if they are to be added to.
+#[allow(unsafe_code)]
+unsafe fn multiply<T: Number>(
+    a: Matrix<'_, T>,
+    b: Matrix<'_, T>,
+    scale: T,
+    out: *mut T,
+    row: usize,
+    into: Into,
+    threads: Threads,
+) {
+    assert_eq!(a.columns, b.rows, "inner dimensions");
     let parallelism = match threads {
         Threads::One => Parallelism::None,
         Threads::All => Parallelism::Rayon(0),
     };
-    // SAFETY: `Matrix::strided` and the assertions above keep all three matrices inside their slices; `out` is borrowed
-    // mutably, so that neither a nor b can be part of it, and its rows do not overlap.
+    // SAFETY: `Matrix::strided` keeps a and b inside of their slices; the caller answers for `out`.
     unsafe {
         gemm::gemm(
-            m,
-            n,
-            k,
-            out.as_mut_ptr(),
+            a.rows,
+            b.columns,
+            a.columns,
+            out,
             1,
             row as isize,
             into == Into::Add,
@@ -108,10 +144,9 @@ pub(crate) fn product<T: Number>(
 /// `x [rows, columns]` as `[columns, rows]`: gemm reads a right-hand side much faster by rows.
 pub(crate) fn transposed<T: Number>(x: &[T], rows: usize, columns: usize) -> Vec<T> {
     const TILE: usize = 32;
-    let mut out = vec![T::zero(); rows * columns];
-    crate::rows::for_rows(&mut out, TILE * rows, |first, out| {
+    crate::rows::new_rows(rows * columns, TILE * rows, |first, out| {
         let first = first * TILE; // a row here is a band of TILE columns of x
-        let band = out.len() / rows;
+        let band = out.len() / rows.max(1);
         for block in (0..rows).step_by(TILE) {
             for i in block..rows.min(block + TILE) {
                 let from = &x[i * columns + first..][..band];
@@ -120,8 +155,7 @@ pub(crate) fn transposed<T: Number>(x: &[T], rows: usize, columns: usize) -> Vec
                 }
             }
         }
-    });
-    out
+    })
 }
 
 #[cfg(test)]
@@ -147,8 +181,11 @@ mod tests {
             let row = b.columns + 3;
             for threads in [Threads::One, Threads::All] {
                 let mut out = vec![1.0; a.rows * row];
-                product(a, b, 2.0, &mut out, row, Into::Add, threads);
-                product(a, b, 1.0, &mut out, row, Into::Add, threads);
+                product_into(a, b, 2.0, &mut out, row, Into::Add, threads);
+                product_into(a, b, 1.0, &mut out, row, Into::Add, threads);
+                for (out, wanted) in product(a, b, 1.0, threads).iter().zip(&wanted) {
+                    assert!((out - wanted).abs() < 1e-9);
+                }
                 for (i, out) in out.chunks(row).enumerate() {
                     for (j, out) in out.iter().enumerate() {
                         let inside = j < b.columns;

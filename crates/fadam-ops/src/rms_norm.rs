@@ -4,12 +4,12 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::gradients::{accumulate, add};
+use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::{Route, last_dim_is};
-use crate::rows::{for_rows, sum_rows};
+use crate::rows::{new_rows, sum_rows};
 
 const NAME: &str = "rms_norm";
 
@@ -42,13 +42,11 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
 fn fused<T: Number>(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
     let d = w.elem_count();
     let y = read([x, w], |[x, w]: [&[T]; 2]| {
-        let mut y = vec![T::zero(); x.len()];
-        for_rows(&mut y, d, |first, y| {
+        new_rows(x.len(), d, |first, y| {
             for (y, x) in y.chunks_exact_mut(d).zip(x[first * d..].chunks_exact(d)) {
                 vectorise(Scale { out: y, x, w, r: inverse_rms(x, eps) });
             }
-        });
-        y
+        })
     })?;
     node(NAME, [x, w], (y, x.shape().clone()), RmsNorm::<T> { eps, of: std::marker::PhantomData })
 }
@@ -86,7 +84,7 @@ impl<T: Number> Backward<2> for RmsNorm<T> {
             });
             (dx, dw)
         })?;
-        let dw = accumulate(w, |sum, into| add(sum, &dw, into))?;
+        let dw = give(w, dw)?;
         Ok([Some(constant(dx, x.shape())?), dw])
     }
 }

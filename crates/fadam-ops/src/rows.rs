@@ -1,5 +1,7 @@
 //! Work on rows, cut into tasks by the shape alone, so that results are the same whatever the number of threads.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::number::Number;
@@ -9,6 +11,33 @@ const TASK: usize = 16_384;
 
 /// Rows whose part of a sum over rows is added up by one thread. Parts are added in their order.
 const PART: usize = 64;
+
+/// `len` numbers in rows of `width`: `f(i, rows)` fills runs of whole rows, in parallel; the first of them is row i. They are
+/// zeros before, written by the thread that goes on with them, so that they are in its cache.
+#[allow(unsafe_code)]
+pub(crate) fn new_rows<T: Number>(
+    len: usize,
+    width: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) -> Vec<T> {
+    let mut out = Vec::with_capacity(len);
+    let rows = (TASK / width.max(1)).max(1);
+    let fill = |(task, out): (usize, &mut [MaybeUninit<T>])| {
+        out.fill(MaybeUninit::new(T::zero()));
+        // SAFETY: all elements have just been written, and `MaybeUninit<T>` is laid out as `T`.
+        let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [T]) };
+        f(task * rows, out);
+    };
+    let room = &mut out.spare_capacity_mut()[..len];
+    if len <= rows * width.max(1) {
+        fill((0, room));
+    } else {
+        room.par_chunks_mut(rows * width).enumerate().for_each(fill);
+    }
+    // SAFETY: `fill` has written every element of the first `len`.
+    unsafe { out.set_len(len) };
+    out
+}
 
 /// Calls `f(i, rows)` on runs of whole rows of `out`, in parallel; the first of them is row i.
 pub(crate) fn for_rows<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &mut [T]) + Sync) {

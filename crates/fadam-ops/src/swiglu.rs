@@ -8,7 +8,7 @@ use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::Route;
-use crate::rows::for_rows;
+use crate::rows::new_rows;
 
 const NAME: &str = "swiglu";
 
@@ -47,15 +47,13 @@ pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
 fn fused<T: Number>(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(D::Minus1)? / 2;
     let y = read([x], |[x]: [&[T]; 1]| {
-        let mut y = vec![T::zero(); x.len() / 2];
-        for_rows(&mut y, n, |first, y| {
+        new_rows(x.len() / 2, n, |first, y| {
             let rows = x[first * 2 * n..].chunks_exact(2 * n);
             for (y, x) in y.chunks_exact_mut(n).zip(rows) {
                 let (gate, value) = x.split_at(n);
                 vectorise(Forward { y, gate, value });
             }
-        });
-        y
+        })
     })?;
     let mut shape = x.dims().to_vec();
     *shape.last_mut().expect("a last dimension") = n;
@@ -68,8 +66,7 @@ impl<T: Number> Backward<1> for SwiGlu<T> {
     fn backward(&self, [x]: [&Tensor; 1], _: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 1]> {
         let n = x.dim(D::Minus1)? / 2;
         let dx = read([x, g], |[x, g]: [&[T]; 2]| {
-            let mut dx = vec![T::zero(); x.len()];
-            for_rows(&mut dx, 2 * n, |first, dx| {
+            new_rows(x.len(), 2 * n, |first, dx| {
                 let rows =
                     x[first * 2 * n..].chunks_exact(2 * n).zip(g[first * n..].chunks_exact(n));
                 for (dx, (x, g)) in dx.chunks_exact_mut(2 * n).zip(rows) {
@@ -77,8 +74,7 @@ impl<T: Number> Backward<1> for SwiGlu<T> {
                     let (d_gate, d_value) = dx.split_at_mut(n);
                     vectorise(Reverse { d_gate, d_value, gate, value, g });
                 }
-            });
-            dx
+            })
         })?;
         Ok([Some(constant(dx, x.shape())?)])
     }

@@ -5,6 +5,7 @@
 
 mod console;
 mod copy;
+mod llm;
 mod optimizer;
 mod times;
 
@@ -23,6 +24,8 @@ pub struct Args {
 enum Benchmark {
     /// One optimizer step on a fixed set of tensors: every algorithm, dtype and ρ, and candle-nn's AdamW
     Optimizer(optimizer::Args),
+    /// Training steps of the decoder: tokens/s and peak memory
+    Llm(llm::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -33,6 +36,7 @@ enum Benchmark {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let done = match &args.benchmark {
         Benchmark::Optimizer(args) => optimizer::run(args),
+        Benchmark::Llm(args) => llm::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),

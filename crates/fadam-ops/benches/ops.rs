@@ -1,0 +1,96 @@
+//! Forward and backward of each op at the shapes of the 4.85 M decoder (8 × 256 tokens), beside the same composed of candle's
+//! ops: `cargo bench -p fadam-ops`.
+
+#![allow(missing_docs, reason = "criterion_group! makes undocumented functions")]
+
+use std::hint::black_box;
+
+use candle_core::{D, DType, Device, Result, Tensor, Var};
+use criterion::{Criterion, criterion_group, criterion_main};
+use fadam_ops::{Activation, Attention, CrossEntropy, Rope};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The shapes.
+const ROWS: usize = 8 * 256;
+const D_MODEL: usize = 256;
+const D_FF: usize = 1024;
+const VOCAB: usize = 4096;
+
+fn draw(shape: &[usize], std: f32) -> Var {
+    let x = Tensor::randn(0f32, std, shape, &Device::Cpu).unwrap();
+    Var::from_tensor(&x).unwrap()
+}
+
+/// Times forward and backward of `f`.
+fn time(c: &mut Criterion, name: &str, f: impl Fn() -> Result<Tensor>) {
+    c.bench_function(name, |b| {
+        b.iter(|| {
+            let y = f().unwrap();
+            let loss = if y.rank() == 0 { y } else { y.sum_all().unwrap() };
+            black_box(fadam_ops::backward(&loss).unwrap())
+        });
+    });
+}
+
+fn all(c: &mut Criterion) {
+    let (x, w) = (draw(&[8, 256, D_MODEL], 1.0), draw(&[D_MODEL], 1.0));
+    time(c, "rms_norm/fused", || fadam_ops::rms_norm(&x, &w, 1e-6));
+    time(c, "rms_norm/composed", || candle_nn::ops::rms_norm_slow(&x, &w, 1e-6));
+    time(c, "layer_norm/fused", || fadam_ops::layer_norm(&x, &w, &w, 1e-6));
+    time(c, "layer_norm/composed", || candle_nn::ops::layer_norm_slow(&x, &w, &w, 1e-6));
+    time(c, "bias_gelu/fused", || fadam_ops::bias_activation(&x, &w, Activation::Gelu));
+    time(c, "bias_gelu/composed", || x.broadcast_add(&w)?.gelu());
+    time(c, "softmax/fused", || fadam_ops::softmax(&x)?.sqr());
+    time(c, "softmax/composed", || candle_nn::ops::softmax(&x, D::Minus1)?.sqr());
+    time(c, "dropout/fused", || fadam_ops::dropout(&x, 0.1, 1));
+    time(c, "dropout/composed", || candle_nn::ops::dropout(&x, 0.1));
+
+    for (name, o, i) in [("qkv", 384, 256), ("up", 2048, 256), ("down", 256, 1024)] {
+        let (x, w) = (draw(&[8, 256, i], 1.0), draw(&[o, i], 0.02));
+        time(c, &format!("linear {name}/fused"), || fadam_ops::linear(&x, &w, None));
+        time(c, &format!("linear {name}/composed"), || x.broadcast_matmul(&w.t()?));
+    }
+
+    let up = draw(&[8, 256, 2 * D_FF], 1.0);
+    time(c, "swiglu/fused", || fadam_ops::swiglu(&up));
+    time(c, "swiglu/composed", || {
+        up.narrow(D::Minus1, 0, D_FF)?.silu()? * up.narrow(D::Minus1, D_FF, D_FF)?
+    });
+
+    let rope = Rope::new(256, 64, 10_000.0, DType::F32, &Device::Cpu).unwrap();
+    let qkv = draw(&[8, 256, 6 * 64], 1.0);
+    let attention = Attention { heads: 4, kv_heads: 1, rope: Some(rope.clone()) };
+    time(c, "causal_attention/fused", || fadam_ops::causal_attention(&qkv, &attention));
+    let q = draw(&[8, 4, 256, 64], 1.0);
+    time(c, "rope/fused", || fadam_ops::rope(&q, &rope, 0));
+
+    let ids: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCAB) as u32).collect();
+    let ids = Tensor::new(ids, &Device::Cpu).unwrap();
+    let (h, emb) = (draw(&[ROWS, D_MODEL], 1.0), draw(&[VOCAB, D_MODEL], 0.02));
+    time(c, "embedding/fused", || fadam_ops::embedding(&ids, &emb));
+    time(c, "embedding/composed", || emb.index_select(&ids, 0));
+    let options = CrossEntropy::default();
+    time(c, "linear_cross_entropy/fused", || {
+        Ok(fadam_ops::linear_cross_entropy(&h, &emb, &ids, &options)?.objective)
+    });
+    time(c, "linear_cross_entropy/composed", || {
+        candle_nn::loss::cross_entropy(&h.matmul(&emb.t()?)?, &ids)
+    });
+    let logits = draw(&[ROWS, VOCAB], 1.0);
+    time(c, "cross_entropy/fused", || {
+        Ok(fadam_ops::cross_entropy(&logits, &ids, &options)?.objective)
+    });
+    time(c, "cross_entropy/composed", || candle_nn::loss::cross_entropy(&logits, &ids));
+}
+
+criterion_group! {
+    name = ops;
+    config = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(std::time::Duration::from_millis(300))
+        .measurement_time(std::time::Duration::from_secs(1));
+    targets = all
+}
+criterion_main!(ops);
