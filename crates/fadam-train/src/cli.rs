@@ -45,6 +45,10 @@ pub struct CommonArgs {
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
 
+    /// Starts from the weights in a safetensors file (sets train.init)
+    #[arg(long, value_name = "FILE")]
+    pub init: Option<PathBuf>,
+
     /// Where to compute: cpu, cuda, cuda:I, metal or metal:I
     #[arg(long, default_value = "cpu")]
     pub device: DeviceChoice,
@@ -71,7 +75,7 @@ impl CommonArgs {
     }
 
     /// The configuration: `--config` (or, with `--resume` and no `--config`, the one stored in the
-    /// run folder), then each `--set` in order, then `--seed`.
+    /// run folder), then each `--set` in order, then `--seed` and `--init`.
     ///
     /// # Errors
     ///
@@ -84,6 +88,9 @@ impl CommonArgs {
             .collect::<Result<Vec<_>, Error>>()?;
         if let Some(seed) = self.seed {
             overrides.push(Override::seed(seed)?);
+        }
+        if let Some(file) = &self.init {
+            overrides.push(Override::init(file)?);
         }
         let path = match &self.config {
             Some(path) => Some(path.clone()),

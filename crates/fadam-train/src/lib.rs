@@ -61,6 +61,7 @@ mod state;
 mod summary;
 mod task;
 mod trainer;
+mod weights;
 
 pub use atomic::write as write_atomically;
 pub use cli::CommonArgs;
@@ -72,3 +73,4 @@ pub use run_folder::RunFolder;
 pub use runtime::run_main;
 pub use task::{Evaluation, Task};
 pub use trainer::Trainer;
+pub use weights::{Conversions, load_weights};
