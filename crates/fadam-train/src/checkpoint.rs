@@ -114,6 +114,22 @@ fn list(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// Refuses a folder that is no checkpoint.
+pub(crate) fn check_is_one(path: &Path) -> Result<(), Error> {
+    if path.join(STATE_FILE).is_file() {
+        return Ok(());
+    }
+    Err(Error::checkpoint(path, format!("holds no {STATE_FILE}: it is not a checkpoint")))
+}
+
+/// The run folder that a checkpoint lies in.
+pub(crate) fn run_of(path: &Path) -> Result<PathBuf, Error> {
+    check_is_one(path)?;
+    let whole = path.canonicalize().map_err(|err| Error::checkpoint(path, err.to_string()))?;
+    let run = whole.parent().and_then(Path::parent);
+    Ok(run.unwrap_or(&whole).to_owned())
+}
+
 /// Reads a checkpoint into the optimizer and then the model. Everything is checked before the first
 /// variable is set.
 pub(crate) fn load(

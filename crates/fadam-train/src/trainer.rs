@@ -238,8 +238,7 @@ impl<T: Task> Trainer<T> {
         self.optimizer.check()?;
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
-        let fields = evaluation.metrics.iter().map(|(name, value)| (name.clone(), (*value).into()));
-        self.metrics.write(step, "eval", evaluation.loss, fields)?;
+        self.metrics.write_eval(step, &evaluation)?;
         self.state.remember(&evaluation);
         self.progress.evaluation(step, &evaluation);
         self.draw()

@@ -54,7 +54,7 @@ impl Override {
     /// `--init FILE`, a short way to set `train.init`.
     pub(crate) fn init(file: &Path) -> Result<Self, Error> {
         let argument = format!("--init {}", file.display());
-        let Some(text) = file.to_str().filter(|text| !text.is_empty()) else {
+        let Some(text) = file.to_str() else {
             return Err(Error::argument(argument, "is not a path in UTF-8, as TOML needs it"));
         };
         let path = vec!["train".to_owned(), "init".to_owned()];
