@@ -68,6 +68,11 @@ pub fn run(args: &Args, out: &mut impl Write) -> anyhow::Result<Outcome> {
     if prompt.is_empty() {
         return Err(argument("--prompt", "holds no token to continue".to_owned()));
     }
+    let seq_len = model.config().seq_len;
+    if prompt.len() > seq_len {
+        let tokens = prompt.len();
+        eprintln!("note: the prompt is {tokens} tokens long; the model sees the last {seq_len}");
+    }
     let mut sampler = LogitsProcessor::new(args.seed, Some(args.temperature), Some(args.top_p));
     let mut stream = TextStream::after(tokenizer, &prompt)?;
     let new = continuation(model, &prompt, tokenizer.eos_id(), &mut sampler)?;

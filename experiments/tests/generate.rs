@@ -74,6 +74,19 @@ fn what_is_streamed_is_what_the_model_gives_at_once() {
 }
 
 #[test]
+fn a_prompt_longer_than_the_context_is_said() {
+    let bench = trained();
+    let prompt = |words: usize| "peace ".repeat(words);
+    let said = |words: usize| {
+        let ended = bench.generate(&["--run", "run", "--tokens", "4", "--prompt", &prompt(words)]);
+        assert!(ended.status.success());
+        string(&ended.stderr)
+    };
+    assert_eq!(said(1), "");
+    assert!(said(40).contains("tokens long; the model sees the last 16"), "{}", said(40));
+}
+
+#[test]
 fn a_prompt_comes_from_standard_input() {
     let bench = trained();
     let piped = |prompt: &[u8]| {

@@ -217,6 +217,10 @@ fn a_run_starts_from_exported_weights_and_resumes_without_them() {
 
         let halves = format!("halves-{dtype}");
         bench.train(&[&init[..], &["--out", &halves, "--steps", "20", "--quiet"]].concat());
+        bench.refuses(
+            &["--out", &halves, "--resume", "--init", "run/model.safetensors"],
+            &["train.init is \"model/model.safetensors\" there and \"run/model.safetensors\" here"],
+        );
         fs::remove_dir_all(bench.path("model")).unwrap();
         let resumed = bench.run(&["--out", &halves, "--resume", "--quiet"]);
         assert!(resumed.status.success(), "{}", string(&resumed.stderr));

@@ -21,7 +21,8 @@ use crate::{DeviceChoice, Error, RunFolder, SavedRun, checkpoint};
 /// ```
 #[derive(Debug, Clone, clap::Args)]
 pub struct CommonArgs {
-    /// TOML configuration; without one every key has its default (with --resume, --eval-only and --export: the run's own)
+    /// TOML configuration; without one every key has its default (with --resume, --eval-only or
+    /// --export: the run's own)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
@@ -37,23 +38,9 @@ pub struct CommonArgs {
     #[arg(long)]
     pub resume: bool,
 
-    /// Evaluates the last checkpoint of the run in --out on its held-out data and ends; the numbers go to
-    /// standard output, nothing is written
-    #[arg(long, group = "reads a run")]
-    pub eval_only: bool,
-
-    /// With --eval-only: prints the line of metrics.jsonl alone
-    #[arg(long, requires = "eval_only")]
-    pub json: bool,
-
-    /// Writes the last checkpoint of the run in --out as a new folder DIR that needs nothing else
-    /// (model.safetensors, config.json, tokenizer.json) and ends
-    #[arg(long, value_name = "DIR", group = "reads a run")]
-    pub export: Option<PathBuf>,
-
-    /// With --eval-only or --export: this checkpoint, not the last; its run is --out or the one it lies in
-    #[arg(long, value_name = "DIR", requires = "reads a run")]
-    pub checkpoint: Option<PathBuf>,
+    /// What is done with a run that exists.
+    #[command(flatten)]
+    pub saved: SavedArgs,
 
     /// Stops after step N, with a checkpoint; the schedule stays that of train.steps
     #[arg(long, value_name = "N", conflicts_with = "reads a run", value_parser = clap::value_parser!(u64).range(1..))]
@@ -80,6 +67,36 @@ pub struct CommonArgs {
     pub print_config: bool,
 }
 
+/// The arguments about a run that exists: it is read, and nothing in it is changed.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct SavedArgs {
+    /// Evaluates the last checkpoint of the run in --out on its held-out data and ends; the numbers go to
+    /// standard output, nothing is written
+    #[arg(long, group = "reads a run")]
+    pub eval_only: bool,
+
+    /// With --eval-only: prints the line of metrics.jsonl alone
+    #[arg(long, requires = "eval_only")]
+    pub json: bool,
+
+    /// Writes the last checkpoint of the run in --out as a new folder DIR that needs nothing else
+    /// (model.safetensors, config.json, tokenizer.json) and ends
+    #[arg(long, value_name = "DIR", group = "reads a run")]
+    pub export: Option<PathBuf>,
+
+    /// With --eval-only or --export: this checkpoint, not the last one; its run is --out or else the one
+    /// it lies in
+    #[arg(long, value_name = "DIR", requires = "reads a run")]
+    pub checkpoint: Option<PathBuf>,
+}
+
+impl SavedArgs {
+    /// Whether a run is only read.
+    fn reads_run(&self) -> bool {
+        self.eval_only || self.export.is_some()
+    }
+}
+
 impl CommonArgs {
     /// The run folder: `--out`, or `runs/<experiment>-<stem of --config>`, with the stem `default`
     /// when there is no `--config`.
@@ -92,8 +109,8 @@ impl CommonArgs {
         Path::new("runs").join(format!("{experiment}-{stem}"))
     }
 
-    /// The configuration: `--config` (or, without one, with `--resume`, `--eval-only` or `--export`, that stored in the
-    /// run folder), then each `--set` in order, then `--seed` and `--init`.
+    /// The configuration: `--config` (or, without one, with `--resume`, `--eval-only` or `--export`, that
+    /// stored in the run folder), then each `--set` in order, then `--seed` and `--init`.
     ///
     /// # Errors
     ///
@@ -112,7 +129,7 @@ impl CommonArgs {
         }
         let path = match &self.config {
             Some(path) => Some(path.clone()),
-            None if self.resume || self.reads_run() => {
+            None if self.resume || self.saved.reads_run() => {
                 Some(self.run_folder(E::NAME)?.path().join(CONFIG_FILE))
             }
             None => None,
@@ -128,20 +145,15 @@ impl CommonArgs {
     /// [`Error::Checkpoint`] when `--checkpoint` is not one, and
     /// [`Error::RunFolder`], as [`RunFolder::new_run`] and [`RunFolder::to_resume`].
     pub fn run_folder(&self, experiment: &str) -> Result<RunFolder, Error> {
-        let out = match (&self.out, &self.checkpoint) {
+        let out = match (&self.out, &self.saved.checkpoint) {
             (None, Some(checkpoint)) => checkpoint::run_of(checkpoint)?,
             _ => self.out_dir(experiment),
         };
-        if self.resume || self.reads_run() {
+        if self.resume || self.saved.reads_run() {
             RunFolder::to_resume(out)
         } else {
             RunFolder::new_run(out)
         }
-    }
-
-    /// Whether a finished or stopped run is only read: `--eval-only` or `--export`.
-    fn reads_run(&self) -> bool {
-        self.eval_only || self.export.is_some()
     }
 
     /// With `--eval-only` or `--export` the run and the checkpoint that they are about, which must be of
@@ -154,11 +166,11 @@ impl CommonArgs {
         &self,
         config: &RunConfig<E>,
     ) -> Result<Option<SavedRun>, Error> {
-        if !self.reads_run() {
+        if !self.saved.reads_run() {
             return Ok(None);
         }
         let folder = self.run_folder(E::NAME)?;
-        let run = SavedRun::open(folder.path(), self.checkpoint.as_deref())?;
+        let run = SavedRun::open(folder.path(), self.saved.checkpoint.as_deref())?;
         run.check_config(config)?;
         Ok(Some(run))
     }
@@ -185,10 +197,10 @@ mod tests {
         assert_eq!(args.device, DeviceChoice::Cuda(1));
         assert_eq!(args.out_dir("x"), Path::new("o"));
         let args = |line: &str| Args::try_parse_from(line.split_whitespace()).unwrap().common;
-        let read = args("x --eval-only --json --checkpoint c --out o");
+        let read = args("x --eval-only --json --checkpoint c --out o").saved;
         assert_eq!(read.checkpoint.as_deref(), Some(Path::new("c")));
         assert!(read.eval_only && read.json);
-        let export = args("x --export e --checkpoint c");
+        let export = args("x --export e --checkpoint c").saved;
         assert_eq!(export.export.as_deref(), Some(Path::new("e")));
     }
 

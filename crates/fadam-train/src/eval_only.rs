@@ -24,7 +24,7 @@ impl CommonArgs {
                  device is another, or the program"
             );
         }
-        if self.json {
+        if self.saved.json {
             print(&metrics::eval_line(step, &found.evaluation)?);
         } else if self.quiet {
             print(&evaluation_text(step, &Evaluation { sample: None, ..found.evaluation }));

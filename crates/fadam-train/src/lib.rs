@@ -69,7 +69,7 @@ mod trainer;
 mod weights;
 
 pub use atomic::{write as write_atomically, write_folder};
-pub use cli::CommonArgs;
+pub use cli::{CommonArgs, SavedArgs};
 pub use device::DeviceChoice;
 pub use error::{Error, bad_input, describe, exit_code};
 pub use interrupt::{EXIT_INTERRUPTED, Interrupt};

@@ -68,8 +68,8 @@ impl<T: Task> Trainer<T> {
     ///
     /// # Errors
     ///
-    /// [`Error`] when the folder, its checkpoint or the initial weights cannot be used; other errors when the
-    /// optimizer refuses the parameters or files cannot be written.
+    /// [`Error`] when the folder, its checkpoint or the initial weights cannot be used; other errors when
+    /// the optimizer refuses the parameters or files cannot be written.
     pub fn new<E: Experiment>(
         mut task: T,
         config: &RunConfig<E>,

@@ -72,13 +72,13 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
 
 /// `--export` and `--eval-only`: what a run left is used, and not changed.
 fn read_run(args: &Args, config: &RunConfig<TrainLlm>, run: &SavedRun) -> anyhow::Result<Outcome> {
-    if let Some(folder) = &args.common.export {
+    if let Some(folder) = &args.common.saved.export {
         println!("{}", export(run, config, folder, args.dtype)?);
         return Ok(Outcome::Completed);
     }
     let device = args.common.device.open()?;
     let text = Text::read(config.data(), Some(&run.folder().join(TOKENIZER_FILE)))?;
-    if !(args.common.quiet || args.common.json) {
+    if !(args.common.quiet || args.common.saved.json) {
         println!("{}", describe(&text));
     }
     let task = LlmTask::new(config, &text, &device)?;

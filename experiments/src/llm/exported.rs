@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use candle_core::{DType, Device, Tensor};
 use fadam_models::llm::PalmConfig;
-use fadam_train::config::RunConfig;
+use fadam_train::config::{Experiment, RunConfig};
 use fadam_train::{SavedRun, bad_input, write_atomically, write_folder};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -122,7 +122,7 @@ impl Manifest {
     ) -> anyhow::Result<Self> {
         let standing = run.standing::<TrainLlm>()?;
         let trained = json!({
-            "experiment": "train-llm",
+            "experiment": TrainLlm::NAME,
             "step": standing.step,
             "tokens": standing.units,
             "eval_step": standing.eval.map(|(step, _)| step),
