@@ -1,6 +1,7 @@
 //! The experiments: what each binary runs, one module each.
 
 pub mod bench;
+pub mod generate;
 pub mod llm;
 pub mod replay;
 

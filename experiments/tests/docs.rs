@@ -54,6 +54,9 @@ fn the_readme_names_files_and_programs_that_exist() {
     for command in [
         "cargo run --release --bin train-llm -- --config configs/llm/tiny.toml",
         "cargo test --workspace",
+        "cargo run --release --bin generate -- --run runs/train-llm-tiny",
+        "cargo run --release --bin train-llm -- --eval-only --out runs/train-llm-tiny",
+        "cargo run --release --bin train-llm -- --export tiny-model --out runs/train-llm-tiny",
     ] {
         assert!(readme.contains(command), "the README lost its command: {command}");
     }

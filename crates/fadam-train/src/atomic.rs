@@ -6,6 +6,8 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::bad_input;
+
 /// Replaces `path` by `contents`: written aside as `<name>.tmp`, synced, renamed. A crash leaves the
 /// old file or the new one, never a mixture.
 ///
@@ -20,6 +22,50 @@ pub fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
         .and_then(|()| fs::rename(&aside, path))
         .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Makes the folder `path` with what `fill` writes into it: aside, as `.<name>.<process>.tmp`, then
+/// renamed. On an error nothing is left.
+///
+/// ```
+/// use fadam_train::write_folder;
+/// let place = tempfile::tempdir()?;
+/// let folder = place.path().join("model");
+/// write_folder(&folder, |aside| Ok(std::fs::write(aside.join("a.txt"), "whole")?))?;
+/// assert_eq!(std::fs::read_to_string(folder.join("a.txt"))?, "whole");
+/// assert!(write_folder(&folder, |_| Ok(())).is_err(), "it exists");
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+///
+/// # Errors
+///
+/// Bad input (exit code 2) when `path` exists or cannot be made; the error of `fill`.
+pub fn write_folder(
+    path: &Path,
+    fill: impl FnOnce(&Path) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let place = path.display();
+    if path.symlink_metadata().is_ok() {
+        return Err(bad_input(anyhow::anyhow!("{place}: exists already; name a new folder")));
+    }
+    let parent = path.parent().unwrap_or(Path::new(""));
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(format!(".{}.tmp", std::process::id()));
+    let aside = parent.join(name);
+    fs::create_dir_all(parent)
+        .and_then(|()| fs::create_dir(&aside))
+        .with_context(|| format!("{place}: cannot be made"))
+        .map_err(bad_input)?;
+    let filled = fill(&aside).and_then(|()| {
+        sync_folder(&aside)?;
+        fs::rename(&aside, path)?;
+        Ok(sync_folder(parent)?)
+    });
+    filled.with_context(|| format!("cannot write {place}")).inspect_err(|_| {
+        // The first error is the one to report.
+        let _gone = fs::remove_dir_all(&aside);
+    })
 }
 
 /// Writes a file and waits until it is on the disk.
@@ -51,6 +97,28 @@ mod tests {
         write(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_folder_is_whole_or_not_there() {
+        let place = tempfile::tempdir().unwrap();
+        let entries = || fs::read_dir(place.path()).unwrap().count();
+        let folder = place.path().join("new");
+        let failed = write_folder(&folder, |aside| {
+            fs::write(aside.join("half"), "")?;
+            anyhow::bail!("no space left")
+        });
+        let text = crate::describe(&failed.unwrap_err());
+        assert!(text.ends_with("new: no space left"), "{text}");
+        assert_eq!(entries(), 0, "something was left");
+
+        fs::create_dir(&folder).unwrap();
+        let refused = write_folder(&folder, |_| panic!("it must not be filled")).unwrap_err();
+        assert_eq!(crate::exit_code(&refused), 2);
+        assert!(refused.to_string().contains("new: exists already"), "{refused}");
+        assert_eq!(entries(), 1);
+        let below = write_folder(&place.path().join("a/b/c"), |_| Ok(()));
+        assert!(below.is_ok() && place.path().join("a/b/c").is_dir());
     }
 
     #[test]

@@ -11,13 +11,12 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use candle_core::safetensors::Load;
-use candle_core::{Tensor, Var};
+use candle_core::Tensor;
 use fadam_core::{AnyOptimizer, NamedVars};
-use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::state::{FORMAT, TrainState};
+use crate::weights::{Dtypes, Weights};
 use crate::{Error, atomic};
 
 /// The folder of the checkpoints, in the run folder.
@@ -115,6 +114,22 @@ fn list(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
     Ok(found)
 }
 
+/// Refuses a folder that is no checkpoint.
+pub(crate) fn check_is_one(path: &Path) -> Result<(), Error> {
+    if path.join(STATE_FILE).is_file() {
+        return Ok(());
+    }
+    Err(Error::checkpoint(path, format!("holds no {STATE_FILE}: it is not a checkpoint")))
+}
+
+/// The run folder that a checkpoint lies in.
+pub(crate) fn run_of(path: &Path) -> Result<PathBuf, Error> {
+    check_is_one(path)?;
+    let whole = path.canonicalize().map_err(|err| Error::checkpoint(path, err.to_string()))?;
+    let run = whole.parent().and_then(Path::parent);
+    Ok(run.unwrap_or(&whole).to_owned())
+}
+
 /// Reads a checkpoint into the optimizer and then the model. Everything is checked before the first
 /// variable is set.
 pub(crate) fn load(
@@ -124,7 +139,7 @@ pub(crate) fn load(
     optimizer: &mut AnyOptimizer,
 ) -> Result<TrainState, Error> {
     let state = read_state(checkpoint, experiment)?;
-    let tensors = read_model(checkpoint, model)?;
+    let weights = read_model(checkpoint, model)?;
     let path = checkpoint.join(OPTIMIZER_FILE);
     optimizer.load(&path).map_err(|err| match err {
         fadam_core::Error::StateFile { reason, .. } => Error::checkpoint(&path, reason),
@@ -138,7 +153,7 @@ pub(crate) fn load(
         );
         return Err(Error::checkpoint(&path, message));
     }
-    set_all(&checkpoint.join(MODEL_FILE), tensors)?;
+    store_model(checkpoint, weights)?;
     Ok(state)
 }
 
@@ -160,15 +175,16 @@ pub(crate) fn load(
 /// # }
 /// ```
 pub fn load_model(checkpoint: &Path, model: &NamedVars) -> Result<(), Error> {
-    let tensors = read_model(checkpoint, model)?;
-    set_all(&checkpoint.join(MODEL_FILE), tensors)
+    store_model(checkpoint, read_model(checkpoint, model)?)
 }
 
-fn set_all(path: &Path, tensors: Vec<(&Var, Tensor)>) -> Result<(), Error> {
-    for (var, tensor) in tensors {
-        var.set(&tensor).map_err(|err| Error::checkpoint(path, err.to_string()))?;
-    }
-    Ok(())
+fn read_model<'m>(checkpoint: &Path, model: &'m NamedVars) -> Result<Weights<'m>, Error> {
+    let path = checkpoint.join(MODEL_FILE);
+    Weights::read(&path, model, Dtypes::Exact).map_err(|why| Error::checkpoint(&path, why))
+}
+
+fn store_model(checkpoint: &Path, weights: Weights<'_>) -> Result<(), Error> {
+    weights.store().map_err(|why| Error::checkpoint(&checkpoint.join(MODEL_FILE), why))
 }
 
 /// Reads and checks `state.json`.
@@ -188,52 +204,4 @@ pub(crate) fn read_state(checkpoint: &Path, experiment: &str) -> Result<TrainSta
         return Err(failed(format!("is of {}, this program is {experiment}", state.experiment)));
     }
     Ok(state)
-}
-
-/// The tensors of a checkpoint beside the variables they are for, checked and on their devices.
-fn read_model<'m>(
-    checkpoint: &Path,
-    model: &'m NamedVars,
-) -> Result<Vec<(&'m Var, Tensor)>, Error> {
-    let path = checkpoint.join(MODEL_FILE);
-    let failed = |message: String| Error::checkpoint(&path, message);
-    let bytes = fs::read(&path).map_err(|err| failed(format!("cannot be read: {err}")))?;
-    let file = SafeTensors::deserialize(&bytes)
-        .map_err(|err| failed(format!("is not a whole safetensors file: {err}")))?;
-    let mut differences: Vec<String> = file
-        .names()
-        .into_iter()
-        .filter(|name| model.get(name).is_none())
-        .map(|name| format!("{name} is not in this model"))
-        .collect();
-    differences.sort();
-    let mut tensors = Vec::with_capacity(model.len());
-    for (name, var) in model.iter() {
-        match file.tensor(name).map(|view| view.load(var.device())) {
-            Err(_) => differences.push(format!("{name} is missing")),
-            Ok(Err(err)) => differences.push(format!("{name}: {err}")),
-            Ok(Ok(t)) if t.shape() != var.shape() || t.dtype() != var.dtype() => {
-                differences.push(format!("{name} is {}, in this model {}", kind(&t), kind(var)));
-            }
-            Ok(Ok(tensor)) => tensors.push((var, tensor)),
-        }
-    }
-    if differences.is_empty() {
-        return Ok(tensors);
-    }
-    Err(failed(format!("is of another model: {}", shortened(&differences))))
-}
-
-fn kind(tensor: &Tensor) -> String {
-    format!("{:?} {:?}", tensor.dtype(), tensor.dims())
-}
-
-/// The first few, and how many more there are.
-fn shortened(differences: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let shown = differences[..differences.len().min(SHOWN)].join("; ");
-    match differences.len().saturating_sub(SHOWN) {
-        0 => shown,
-        more => format!("{shown}; and {more} more"),
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-/// Bad input: a configuration, command line, run folder or checkpoint that cannot be used.
+/// Bad input: a configuration, command line, run folder, checkpoint or file of weights that cannot be used.
 ///
 /// Every message is one paragraph that names the file, line, argument or field. A program that ends
 /// with one exits with code 2 (see [`exit_code`]).
@@ -44,6 +44,15 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+
+    /// A file of weights that is damaged, or belongs to another model.
+    #[error("weights {}: {message}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
 }
 
 impl Error {
@@ -57,6 +66,10 @@ impl Error {
 
     pub(crate) fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
         Self::Checkpoint { path: path.to_owned(), message: message.into() }
+    }
+
+    pub(crate) fn weights(path: &Path, message: impl Into<String>) -> Self {
+        Self::Weights { path: path.to_owned(), message: message.into() }
     }
 }
 

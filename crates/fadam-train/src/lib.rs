@@ -32,6 +32,9 @@
 //! # }
 //! ```
 //!
+//! [`SavedRun`] reads what a run left: `--eval-only` and `--export` use it
+//! ([`CommonArgs::saved_run`], [`CommonArgs::evaluate`]).
+//!
 //! # What is the same in two runs
 //!
 //! The same configuration on the same machine gives the same weights, optimizer state and
@@ -50,6 +53,7 @@ mod cli;
 pub mod config;
 mod device;
 mod error;
+mod eval_only;
 mod interrupt;
 mod metrics;
 mod options;
@@ -57,18 +61,22 @@ mod plot;
 mod progress;
 mod run_folder;
 mod runtime;
+mod saved_run;
 mod state;
 mod summary;
 mod task;
 mod trainer;
+mod weights;
 
-pub use atomic::write as write_atomically;
-pub use cli::CommonArgs;
+pub use atomic::{write as write_atomically, write_folder};
+pub use cli::{CommonArgs, SavedArgs};
 pub use device::DeviceChoice;
 pub use error::{Error, bad_input, describe, exit_code};
 pub use interrupt::{EXIT_INTERRUPTED, Interrupt};
 pub use options::{Outcome, RunOptions};
 pub use run_folder::RunFolder;
 pub use runtime::run_main;
+pub use saved_run::{Evaluated, SavedRun, Standing};
 pub use task::{Evaluation, Task};
 pub use trainer::Trainer;
+pub use weights::{Conversions, load_weights};

@@ -16,7 +16,7 @@ use anyhow::Context;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::atomic;
+use crate::{Evaluation, atomic};
 
 pub(crate) const FILE: &str = "metrics.jsonl";
 
@@ -45,6 +45,25 @@ impl Serialize for Record {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
+}
+
+fn line(
+    step: u64,
+    split: &str,
+    loss: f64,
+    fields: impl IntoIterator<Item = (String, Value)>,
+) -> serde_json::Result<String> {
+    let record = Record::new().with("step", step).with("split", split).with("loss", loss);
+    serde_json::to_string(&record.with_all(fields))
+}
+
+fn fields(evaluation: &Evaluation) -> impl Iterator<Item = (String, Value)> {
+    evaluation.metrics.iter().map(|(name, value)| (name.clone(), (*value).into()))
+}
+
+/// The line of an evaluation, without its end.
+pub(crate) fn eval_line(step: u64, evaluation: &Evaluation) -> serde_json::Result<String> {
+    line(step, "eval", evaluation.loss, fields(evaluation))
 }
 
 /// The losses of a run so far, as `(step, loss)`: what the curve is drawn from.
@@ -119,12 +138,7 @@ impl MetricsLog {
         loss: f64,
         fields: impl IntoIterator<Item = (String, Value)>,
     ) -> anyhow::Result<()> {
-        let record = Record::new()
-            .with("step", step)
-            .with("split", split)
-            .with("loss", loss)
-            .with_all(fields);
-        let line = serde_json::to_string(&record)? + "\n";
+        let line = line(step, split, loss, fields)? + "\n";
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.create()?,
@@ -135,6 +149,11 @@ impl MetricsLog {
         self.lines += 1;
         self.curves.add(split, step, loss);
         Ok(())
+    }
+
+    /// Appends the line of an evaluation.
+    pub(crate) fn write_eval(&mut self, step: u64, evaluation: &Evaluation) -> anyhow::Result<()> {
+        self.write(step, "eval", evaluation.loss, fields(evaluation))
     }
 
     /// The file with the kept lines alone.

@@ -69,18 +69,9 @@ impl Progress {
         }
     }
 
-    /// An evaluation: its numbers, then its sample, indented.
+    /// An evaluation.
     pub(crate) fn evaluation(&self, step: u64, evaluation: &Evaluation) {
-        let mut words = vec![format!("step {step}  eval loss {:.4}", evaluation.loss)];
-        words.extend(evaluation.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")));
-        let mut text = words.join("  ");
-        if let Some(sample) = &evaluation.sample {
-            for line in sample.lines() {
-                text += "\n    | ";
-                text.extend(line.chars().filter(|c| !c.is_control()));
-            }
-        }
-        self.note(&text);
+        self.note(&evaluation_text(step, evaluation));
     }
 
     /// Text between the lines.
@@ -115,7 +106,21 @@ fn bar(step: u64, stop_at: u64) -> ProgressBar {
     bar
 }
 
-fn print(text: &str) {
+/// An evaluation for people: its numbers, then its sample, indented.
+pub(crate) fn evaluation_text(step: u64, evaluation: &Evaluation) -> String {
+    let mut words = vec![format!("step {step}  eval loss {:.4}", evaluation.loss)];
+    words.extend(evaluation.metrics.iter().map(|(name, value)| format!("{name} {value:.4}")));
+    let mut text = words.join("  ");
+    if let Some(sample) = &evaluation.sample {
+        for line in sample.lines() {
+            text += "\n    | ";
+            text.extend(line.chars().filter(|c| !c.is_control()));
+        }
+    }
+    text
+}
+
+pub(crate) fn print(text: &str) {
     let mut out = std::io::stdout();
     // A reader that went away is no error of the run.
     let _closed = writeln!(out, "{text}").and_then(|()| out.flush());

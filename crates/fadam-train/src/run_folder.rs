@@ -51,7 +51,7 @@ impl RunFolder {
         Ok(Self { path, resume: false })
     }
 
-    /// The folder of a run to continue.
+    /// The folder of a run to continue, or to read.
     ///
     /// # Errors
     ///
@@ -60,14 +60,17 @@ impl RunFolder {
         let path = path.into();
         check_is_folder(&path)?;
         if !path.exists() {
-            return Err(Error::run_folder(&path, "does not exist: there is nothing to resume"));
+            return Err(Error::run_folder(
+                &path,
+                "does not exist: there is no run to continue or to read",
+            ));
         }
         if !path.join(CONFIG_FILE).is_file() {
             let message = format!("holds no {CONFIG_FILE}: it is not the folder of a run");
             return Err(Error::run_folder(&path, message));
         }
         if checkpoint::latest(&path.join(checkpoint::FOLDER))?.is_none() {
-            let message = "holds no checkpoint to resume from: start again with another --out";
+            let message = "holds no checkpoint: a run writes one whenever it ends";
             return Err(Error::run_folder(&path, message));
         }
         Ok(Self { path, resume: true })

@@ -50,6 +50,19 @@ pub(crate) struct EvalRecord {
     pub(crate) metrics: Vec<(String, Option<f64>)>,
 }
 
+impl EvalRecord {
+    /// An evaluation after `step` steps.
+    pub(crate) fn of(step: u64, evaluation: &Evaluation) -> Self {
+        let finite = |value: f64| value.is_finite().then_some(value);
+        let metrics = evaluation.metrics.iter();
+        Self {
+            step,
+            loss: finite(evaluation.loss),
+            metrics: metrics.map(|(name, value)| (name.clone(), finite(*value))).collect(),
+        }
+    }
+}
+
 impl TrainState {
     /// The state before the first step.
     pub(crate) fn start(experiment: &str, seed: u64) -> Self {
@@ -73,13 +86,7 @@ impl TrainState {
 impl TrainState {
     /// Remembers an evaluation after the current step.
     pub(crate) fn remember(&mut self, evaluation: &Evaluation) {
-        let finite = |value: f64| value.is_finite().then_some(value);
-        let metrics = evaluation.metrics.iter();
-        let record = EvalRecord {
-            step: self.step,
-            loss: finite(evaluation.loss),
-            metrics: metrics.map(|(name, value)| (name.clone(), finite(*value))).collect(),
-        };
+        let record = EvalRecord::of(self.step, evaluation);
         let best = self.best_eval.as_ref().and_then(|best| best.loss);
         if record.loss.is_some_and(|loss| best.is_none_or(|best| loss < best)) {
             self.best_eval = Some(record.clone());

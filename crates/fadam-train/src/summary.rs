@@ -17,6 +17,8 @@ pub(crate) struct Facts {
     pub(crate) optimizer: &'static str,
     pub(crate) params: usize,
     pub(crate) unit: &'static str,
+    /// The file of the initial weights, if they were not drawn.
+    pub(crate) init: Option<String>,
     pub(crate) device: String,
     pub(crate) commit: Option<String>,
 }
@@ -38,6 +40,7 @@ impl Facts {
             .with("experiment", state.experiment.as_str())
             .with("optimizer", self.optimizer)
             .with("seed", state.seed)
+            .with("init", self.init.as_deref())
             .with("steps", state.step)
             .with("completed", outcome == Ok(Outcome::Completed))
             .with("outcome", outcome.map_or("failed", Outcome::name))

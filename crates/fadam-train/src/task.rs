@@ -1,5 +1,6 @@
 //! What is trained: the single joint between the engine and an experiment.
 
+use anyhow::Context;
 use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use fadam_core::NamedVars;
@@ -76,6 +77,15 @@ pub trait Task {
     fn summary_extras(&self) -> Vec<(String, Value)> {
         Vec::new()
     }
+}
+
+/// Parameters and buffers of a task: what a checkpoint holds. One name for both is an error.
+pub(crate) fn model(task: &impl Task) -> anyhow::Result<NamedVars> {
+    let mut model = task.vars().clone();
+    for (name, var) in task.buffers().iter() {
+        model.insert(name, var.clone()).context("a buffer has the name of a parameter")?;
+    }
+    Ok(model)
 }
 
 /// The result of an evaluation.

@@ -12,7 +12,8 @@ use crate::metrics::MetricsLog;
 use crate::progress::{Progress, StepReport};
 use crate::state::TrainState;
 use crate::summary::Facts;
-use crate::{Error, Interrupt, Outcome, RunFolder, RunOptions, Task, atomic, checkpoint, plot};
+use crate::task::{self, Task};
+use crate::{Error, Interrupt, Outcome, RunFolder, RunOptions, atomic, checkpoint, plot, weights};
 
 /// A run: a task, its optimizer, and where it is recorded.
 ///
@@ -62,21 +63,22 @@ fn optimizer<E: Experiment>(
 }
 
 impl<T: Task> Trainer<T> {
-    /// Prepares a run: claims the run folder, or continues from its last checkpoint.
+    /// Prepares a run: takes the weights of `train.init` and claims the run folder, or continues from its
+    /// last checkpoint.
     ///
     /// # Errors
     ///
-    /// [`Error`] when the folder or its checkpoint cannot be used; other errors when the
-    /// optimizer refuses the parameters or files cannot be written.
+    /// [`Error`] when the folder, its checkpoint or the initial weights cannot be used; other errors when
+    /// the optimizer refuses the parameters or files cannot be written.
     pub fn new<E: Experiment>(
         mut task: T,
         config: &RunConfig<E>,
         options: RunOptions,
     ) -> anyhow::Result<Self> {
         let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
-        let vars = task.vars();
-        let mut optimizer = optimizer(vars.clone(), config)?;
-        let model = with_buffers(vars, &task.buffers())?;
+        let model = task::model(&task)?;
+        let started_from = weights::initial(config.train(), &folder, &model)?;
+        let mut optimizer = optimizer(task.vars().clone(), config)?;
         let mut state = TrainState::start(E::NAME, config.train().seed);
         if folder.is_resumed() {
             folder.check_config(config)?;
@@ -90,8 +92,19 @@ impl<T: Task> Trainer<T> {
         }
         folder.write_config(config)?;
         let stop_at = stop_at.unwrap_or(u64::MAX).min(config.train().steps);
-        let (params, unit) = (task.vars().num_elements(), task.unit());
-        let optimizer_name = config.optimizer().name();
+        let unit = task.unit();
+        let facts = Facts {
+            optimizer: config.optimizer().name(),
+            params: task.vars().num_elements(),
+            unit,
+            init: config.train().init().map(|file| file.display().to_string()),
+            device,
+            commit,
+        };
+        let progress = Progress::new(quiet, unit, state.step, stop_at);
+        if let Some(note) = started_from {
+            progress.note(&note);
+        }
         Ok(Self {
             model,
             optimizer,
@@ -103,8 +116,8 @@ impl<T: Task> Trainer<T> {
             interrupt,
             unread_losses: Vec::new(),
             metrics: MetricsLog::open(folder.path(), state.metrics_lines)?,
-            progress: Progress::new(quiet, unit, state.step, stop_at),
-            facts: Facts { optimizer: optimizer_name, params, unit, device, commit },
+            progress,
+            facts,
             last_line: (state.units, state.train_secs),
             started: Instant::now(),
             wall_secs_before: state.wall_secs,
@@ -225,8 +238,7 @@ impl<T: Task> Trainer<T> {
         self.optimizer.check()?;
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
-        let fields = evaluation.metrics.iter().map(|(name, value)| (name.clone(), (*value).into()));
-        self.metrics.write(step, "eval", evaluation.loss, fields)?;
+        self.metrics.write_eval(step, &evaluation)?;
         self.state.remember(&evaluation);
         self.progress.evaluation(step, &evaluation);
         self.draw()
@@ -292,15 +304,6 @@ impl<T: Task> Trainer<T> {
         };
         error.context(format!("step {} ({loss}{place})", self.state.step + 1))
     }
-}
-
-/// Parameters and buffers together; one name for both is an error.
-fn with_buffers(vars: &NamedVars, buffers: &NamedVars) -> anyhow::Result<NamedVars> {
-    let mut model = vars.clone();
-    for (name, var) in buffers.iter() {
-        model.insert(name, var.clone()).context("a buffer has the name of a parameter")?;
-    }
-    Ok(model)
 }
 
 /// The value of a scalar tensor of any float type.

@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use experiments::llm::{LlmTask, Text, TrainLlm};
-use fadam_train::{CommonArgs, Outcome, Trainer, bad_input, run_main};
+use experiments::llm::{
+    ExportDtype, LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights, export,
+};
+use fadam_train::config::RunConfig;
+use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, bad_input, run_main};
 
 /// Training allocates and frees large tensors all the time; the system's allocator gives their pages
 /// back and faults them in again.
@@ -21,8 +24,12 @@ struct Args {
     #[command(flatten)]
     common: CommonArgs,
 
+    /// With --export: what the numbers of model.safetensors are
+    #[arg(long, value_enum, default_value_t = ExportDtype::F32, requires = "export")]
+    dtype: ExportDtype,
+
     /// Writes the tokens of the two splits as DIR/train.u16 and DIR/eval.u16 (little-endian) and ends
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", conflicts_with = "reads a run")]
     export_tokens: Option<PathBuf>,
 }
 
@@ -37,20 +44,45 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Completed);
     }
     if let Some(folder) = &args.export_tokens {
-        return export(&Text::read(config.data(), None)?, folder);
+        return export_tokens(&Text::read(config.data(), None)?, folder);
+    }
+    if let Some(run) = args.common.saved_run(&config)? {
+        return read_run(args, &config, &run);
     }
     let options = args.common.run_options::<TrainLlm>()?.commit(experiments::COMMIT);
     let device = args.common.device.open()?;
-    let tokenizer_file = options.folder.path().join("tokenizer.json");
+    let tokenizer_file = options.folder.path().join(TOKENIZER_FILE);
     let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
     let text = Text::read(config.data(), stored)?;
     if !args.common.quiet {
         println!("{}", describe(&text));
     }
+    let notes = match config.train().init() {
+        Some(file) if stored.is_none() => check_weights(file, &text.tokenizer, config.model())?,
+        _ => Vec::new(),
+    };
     let task = LlmTask::new(&config, &text, &device)?;
     let trainer = Trainer::new(task, &config, options)?;
+    for note in notes {
+        eprintln!("note: {note}");
+    }
     text.tokenizer.save(&tokenizer_file).map_err(bad_input)?;
     trainer.run()
+}
+
+/// `--export` and `--eval-only`: what a run left is used, and not changed.
+fn read_run(args: &Args, config: &RunConfig<TrainLlm>, run: &SavedRun) -> anyhow::Result<Outcome> {
+    if let Some(folder) = &args.common.saved.export {
+        println!("{}", export(run, config, folder, args.dtype)?);
+        return Ok(Outcome::Completed);
+    }
+    let device = args.common.device.open()?;
+    let text = Text::read(config.data(), Some(&run.folder().join(TOKENIZER_FILE)))?;
+    if !(args.common.quiet || args.common.saved.json) {
+        println!("{}", describe(&text));
+    }
+    let task = LlmTask::new(config, &text, &device)?;
+    args.common.evaluate::<TrainLlm>(run, task)
 }
 
 fn describe(text: &Text) -> String {
@@ -66,7 +98,7 @@ fn describe(text: &Text) -> String {
     )
 }
 
-fn export(text: &Text, folder: &Path) -> anyhow::Result<Outcome> {
+fn export_tokens(text: &Text, folder: &Path) -> anyhow::Result<Outcome> {
     text.corpus.export_u16(folder).map_err(bad_input)?;
     println!("{}", describe(text));
     println!("wrote {0}/train.u16 and {0}/eval.u16", folder.display());

@@ -71,6 +71,11 @@ impl LlmData {
         }
     }
 
+    /// The end-of-text token of the tokenizer, if it is named.
+    pub fn eos(&self) -> Option<&str> {
+        (!self.eos.is_empty()).then_some(&*self.eos)
+    }
+
     /// The held-out text, if it is named.
     pub fn eval_source(&self) -> Option<TextSource> {
         (!self.eval_paths.is_empty()).then(|| TextSource::Paths(self.eval_paths.clone()))

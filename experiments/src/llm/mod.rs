@@ -1,7 +1,15 @@
 //! `train-llm`: the paper's section 4.1, a PaLM-style decoder on text.
 
 mod config;
+mod exported;
+mod fine_tuning;
+mod language_model;
 mod task;
+mod text_stream;
 
 pub use config::{LlmData, TrainLlm};
+pub use exported::{ExportDtype, Manifest, export};
+pub use fine_tuning::check_weights;
+pub use language_model::{LanguageModel, TOKENIZER_FILE};
 pub use task::{LlmTask, Text};
+pub use text_stream::TextStream;

@@ -43,7 +43,7 @@ impl Text {
             None => Split::by_fraction(documents, data.eval_fraction),
         }
         .map_err(bad_input)?;
-        let eos = (!data.eos.is_empty()).then_some(data.eos.as_str());
+        let eos = data.eos();
         let tokenizer = match stored {
             Some(file) => Tokenizer::load(file, eos),
             None if data.tokenizer.as_os_str().is_empty() => {

@@ -17,19 +17,30 @@ pub fn generate(
     eos: u32,
     sampler: &mut LogitsProcessor,
 ) -> Result<Vec<u32>> {
+    continuation(model, prompt, eos, sampler)?.take(new_tokens).collect()
+}
+
+/// As [`generate`], each token as soon as it is drawn; without end if `eos` is never drawn.
+///
+/// # Errors
+/// If the prompt is empty. The iterator gives an error if it holds a token that is not in the vocabulary.
+pub fn continuation<'a>(
+    model: &'a Palm,
+    prompt: &[u32],
+    eos: u32,
+    sampler: &'a mut LogitsProcessor,
+) -> Result<impl Iterator<Item = Result<u32>> + 'a> {
     if prompt.is_empty() {
         candle_core::bail!("generation needs a prompt of at least one token");
     }
-    let device = model.device();
     let mut tokens = prompt.to_vec();
-    while tokens.len() < prompt.len() + new_tokens {
+    let mut next = move || {
         let context = &tokens[tokens.len().saturating_sub(model.config().seq_len)..];
-        let logits = model.forward(&Tensor::new(context, device)?.unsqueeze(0)?)?;
+        let logits = model.forward(&Tensor::new(context, model.device())?.unsqueeze(0)?)?;
         let next = sampler.sample(&logits.get(0)?.get(context.len() - 1)?)?;
-        if next == eos {
-            break;
-        }
         tokens.push(next);
-    }
-    Ok(tokens.split_off(prompt.len()))
+        Ok(next)
+    };
+    Ok(std::iter::from_fn(move || Some(next()).filter(|next| !matches!(next, Ok(t) if *t == eos)))
+        .fuse())
 }

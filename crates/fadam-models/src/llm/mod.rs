@@ -6,4 +6,4 @@ mod generate;
 
 pub use config::{ConfigError, Init, PalmConfig};
 pub use decoder::{Palm, Tokens};
-pub use generate::generate;
+pub use generate::{continuation, generate};

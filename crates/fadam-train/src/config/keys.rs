@@ -56,6 +56,7 @@ pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("train.steps", "integer", "1000", "≥ 1", "Optimizer steps of the whole run; fixes the schedule."),
     KeyDoc::new("train.batch", "integer", "16", "≥ 1", "Sequences, utterances or images a step."),
     KeyDoc::new("train.seed", "integer", "0", "≥ 0", "Seed of everything random: initial weights, batches, dropout, samples."),
+    KeyDoc::new("train.init", "string", "\"\"", "a safetensors file", "Weights to start from, by the names and shapes of the model (bf16 and f16 are converted); empty: drawn from train.seed."),
     KeyDoc::new("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
     KeyDoc::new("train.log_every", "integer", "10", "≥ 1", "Steps between training lines in metrics.jsonl, each the mean loss since the line before."),
     KeyDoc::new("checkpoint.every", "integer", "500", "≥ 1", "Steps between checkpoints; there is also one whenever the run ends or is interrupted."),

@@ -1,5 +1,7 @@
 //! `[train]` and `[checkpoint]`.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use super::FieldError;
@@ -14,6 +16,9 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Seed of everything random.
     pub seed: u64,
+    /// A safetensors file with the weights to start from; empty to draw them from `seed`. It is read
+    /// before the first step only: a resumed run has its weights in the checkpoint.
+    pub init: PathBuf,
     /// Steps between evaluations.
     pub eval_every: u64,
     /// Steps between training lines in `metrics.jsonl`.
@@ -22,11 +27,23 @@ pub struct TrainConfig {
 
 impl Default for TrainConfig {
     fn default() -> Self {
-        Self { steps: 1000, batch: 16, seed: 0, eval_every: 100, log_every: 10 }
+        Self {
+            steps: 1000,
+            batch: 16,
+            seed: 0,
+            init: PathBuf::new(),
+            eval_every: 100,
+            log_every: 10,
+        }
     }
 }
 
 impl TrainConfig {
+    /// The file with the weights to start from, if there is one.
+    pub fn init(&self) -> Option<&Path> {
+        (!self.init.as_os_str().is_empty()).then_some(&*self.init)
+    }
+
     pub(super) fn check(&self) -> Result<(), FieldError> {
         at_least_1("train.steps", self.steps)?;
         at_least_1("train.batch", self.batch as u64)?;

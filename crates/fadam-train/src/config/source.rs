@@ -51,6 +51,16 @@ impl Override {
         Ok(Self { argument, path, value: Value::Integer(value) })
     }
 
+    /// `--init FILE`, a short way to set `train.init`.
+    pub(crate) fn init(file: &Path) -> Result<Self, Error> {
+        let argument = format!("--init {}", file.display());
+        let Some(text) = file.to_str() else {
+            return Err(Error::argument(argument, "is not a path in UTF-8, as TOML needs it"));
+        };
+        let path = vec!["train".to_owned(), "init".to_owned()];
+        Ok(Self { argument, path, value: Value::String(text.to_owned()) })
+    }
+
     /// Sets the value, creating the tables on the way.
     fn apply(&self, table: &mut Table) -> Result<(), Error> {
         let (last, parents) = self.path.split_last().expect("parse() leaves at least one key");

@@ -1,0 +1,159 @@
+//! The programs on a model and a text small enough for a test.
+#![allow(dead_code, reason = "each test binary uses its part of this module")]
+#![allow(unreachable_pub, reason = "a module of test binaries, which export nothing")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A model and a text small enough that a run takes a second or two.
+pub const SMALL: &str = r#"
+[model]
+layers = 1
+d_model = 16
+heads = 2
+d_ff = 32
+seq_len = 16
+
+[data]
+paths = ["text"]
+vocab_size = 280
+sample_tokens = 8
+
+[optimizer]
+algorithm = "fadafactor"
+lr = 3e-3
+
+[schedule]
+kind = "linear"
+warmup = 5
+
+[train]
+steps = 40
+batch = 4
+eval_every = 10
+log_every = 5
+"#;
+
+/// A folder with `small.toml` and the text it names.
+pub struct Bench(pub TempDir);
+
+impl Bench {
+    pub fn new() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap());
+        fs::create_dir(bench.path("text")).unwrap();
+        let words = ["we", "the", "people", "of", "this", "great", "nation", "ask", "not", "peace"];
+        for file in 0..12 {
+            let text: String = (0..300)
+                .map(|i| words[(i * i + 7 * file + i / 3) % words.len()].to_owned() + " ")
+                .collect();
+            fs::write(bench.path(&format!("text/{file:02}.txt")), text).unwrap();
+        }
+        fs::write(bench.path("small.toml"), SMALL).unwrap();
+        bench
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_train-llm"))
+            .current_dir(self.0.path())
+            .args(args)
+            .output()
+            .unwrap()
+    }
+
+    pub fn generate(&self, args: &[&str]) -> Output {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_generate"));
+        program.current_dir(self.0.path()).args(args).output().unwrap()
+    }
+
+    /// Runs `small.toml` and more arguments, which must succeed.
+    pub fn train(&self, args: &[&str]) -> String {
+        let run = self.run(&[&["--config", "small.toml"], args].concat());
+        let text = format!("{}{}", string(&run.stdout), string(&run.stderr));
+        assert!(run.status.success(), "{args:?}: {text}");
+        text
+    }
+
+    /// Runs with these arguments: exit code 2 and one paragraph with all of `expected`.
+    pub fn refuses(&self, args: &[&str], expected: &[&str]) {
+        refused(&self.run(args), args, expected);
+    }
+
+    /// As [`Bench::refuses`], of `generate`.
+    pub fn generate_refuses(&self, args: &[&str], expected: &[&str]) {
+        refused(&self.generate(args), args, expected);
+    }
+}
+
+fn refused(run: &Output, args: &[&str], expected: &[&str]) {
+    let message = string(&run.stderr);
+    assert_eq!(run.status.code(), Some(2), "{args:?}: {message}");
+    assert!(message.starts_with("error: "), "{args:?}: {message}");
+    assert!(!message.contains("panicked") && !message.trim().contains("\n\n"), "{message}");
+    for part in expected {
+        assert!(message.contains(part), "{args:?}: {part:?} is not in: {message}");
+    }
+}
+
+pub fn string(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+pub fn json(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// metrics.jsonl without its measured times.
+pub fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut line: Value = serde_json::from_str(line).unwrap();
+            line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_per_s"));
+            line
+        })
+        .collect()
+}
+
+/// The tensors of a safetensors file (the order of its metadata is not fixed).
+pub fn tensors(file: &Path) -> Vec<(String, Vec<u8>)> {
+    let bytes = fs::read(file).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> =
+        file.iter().map(|(name, view)| (name.to_owned(), view.data().to_vec())).collect();
+    all.sort();
+    all
+}
+
+pub fn assert_same_run(a: &Path, b: &Path, step: &str) {
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let at = Path::new("checkpoints").join(step).join(file);
+        assert!(tensors(&a.join(&at)) == tensors(&b.join(&at)), "{file} differs");
+    }
+    assert_eq!(metrics(a), metrics(b));
+}
+
+/// Every file below `folder` with its bytes: to show that nothing was touched.
+pub fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push((path.clone(), fs::read(&path).unwrap()));
+            }
+        }
+    }
+    files.sort();
+    files
+}
