@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use experiments::llm::{LlmTask, Text, TrainLlm};
+use fadam_train::config::RunConfig;
 use fadam_train::{CommonArgs, Outcome, Trainer, bad_input, run_main};
 
 /// Training allocates and frees large tensors all the time; the system's allocator gives their pages
@@ -37,13 +38,13 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Completed);
     }
     if let Some(folder) = &args.export_tokens {
-        return export(&Text::read(config.data(), None)?, folder);
+        return export(&config, folder);
     }
     let options = args.common.run_options::<TrainLlm>()?.commit(experiments::COMMIT);
     let device = args.common.device.open()?;
     let tokenizer_file = options.folder.path().join("tokenizer.json");
     let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
-    let text = Text::read(config.data(), stored)?;
+    let text = Text::read(config.data(), config.model().seq_len, stored)?;
     if !args.common.quiet {
         println!("{}", describe(&text));
     }
@@ -55,18 +56,34 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
 
 fn describe(text: &Text) -> String {
     let corpus = &text.corpus;
+    let training = match &text.stream {
+        None => format!("{}\n{} training", text.report, corpus.train().len()),
+        Some(shards) => {
+            let other = match shards.ignored_files() {
+                [] => String::new(),
+                [first, ..] => {
+                    let count = shards.ignored_files().len();
+                    format!("; {count} other files ignored, first {}", first.display())
+                }
+            };
+            let files = shards.len();
+            format!("training files: {files}, read in turn{other}\nheld out: {}\n", text.report)
+        }
+    };
     format!(
-        "{}\n{} training and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a \
-         token",
-        text.report,
-        corpus.train().len(),
+        "{training} and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a token",
         corpus.eval().len(),
         corpus.vocab_size(),
         corpus.eval_unigram_nats(),
     )
 }
 
-fn export(text: &Text, folder: &Path) -> anyhow::Result<Outcome> {
+fn export(config: &RunConfig<TrainLlm>, folder: &Path) -> anyhow::Result<Outcome> {
+    if config.data().stream {
+        let reason = "--export-tokens: data.stream keeps its tokens in data.cache";
+        return Err(bad_input(anyhow::anyhow!(reason)));
+    }
+    let text = &Text::read(config.data(), config.model().seq_len, None)?;
     text.corpus.export_u16(folder).map_err(bad_input)?;
     println!("{}", describe(text));
     println!("wrote {0}/train.u16 and {0}/eval.u16", folder.display());

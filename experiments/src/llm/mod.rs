@@ -2,6 +2,8 @@
 
 mod config;
 mod task;
+mod text;
 
 pub use config::{LlmData, TrainLlm};
-pub use task::{LlmTask, Text};
+pub use task::LlmTask;
+pub use text::Text;

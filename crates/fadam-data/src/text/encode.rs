@@ -1,8 +1,11 @@
 //! Documents to one row of tokens, in parallel, with an account of the bytes.
 
+use std::ops::ControlFlow;
+
 use super::pieces::pieces;
 use super::tokenizer::{PIECE_BYTES, Tokenizer};
-use super::{Document, Origin};
+use super::{Document, Origin, SourceReport, TextSource};
+use crate::hub::Hub;
 use crate::{Error, Result};
 
 /// So many bytes of text are encoded at a time; what the library gives back is about 30 times
@@ -59,6 +62,40 @@ impl Tokenizer {
             encoded.bytes.push(bytes);
         })?;
         Ok(encoded)
+    }
+
+    /// The tokens of the first documents of `source`, as [`Tokenizer::encode_documents_with_bytes`]:
+    /// of as many documents as `at_least` tokens take, or of all of them.
+    ///
+    /// # Errors
+    /// Those of reading and of encoding.
+    pub fn encode_first(
+        &self,
+        source: &TextSource,
+        hub: &Hub,
+        at_least: usize,
+    ) -> Result<(Encoded, SourceReport)> {
+        let mut all = Encoded::default();
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut encode = |group: &mut Vec<Document>| {
+            let encoded = self.encode_documents_with_bytes(group)?;
+            group.clear();
+            all.tokens.extend(encoded.tokens);
+            all.bytes.extend(encoded.bytes);
+            Ok(all.tokens.len() >= at_least)
+        };
+        let report = source.read_each(hub, |document| {
+            bytes += document.text.len();
+            group.push(document);
+            // No token of usual text is longer than this on average.
+            let enough = bytes >= at_least.saturating_mul(4).min(ROUND_BYTES) && {
+                bytes = 0;
+                encode(&mut group)?
+            };
+            Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        encode(&mut group)?;
+        Ok((all, report))
     }
 
     /// Gives (token, bytes) of all documents to `sink`, in order.
