@@ -1,6 +1,9 @@
 //! The `train-llm` binary from outside: a run and what it leaves, resuming bit for bit, and every kind of
 //! bad input.
 
+#[path = "train_llm/stream.rs"]
+mod stream;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
