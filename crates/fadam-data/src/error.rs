@@ -24,7 +24,7 @@ pub enum Error {
     /// The system refused an operation on a file.
     #[error("{}: cannot {action} it: {cause}", path.display())]
     Io {
-        /// What was tried: "read", "list", "write" or "create".
+        /// What was tried: "read", "list", "write", "lock" or "create".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,

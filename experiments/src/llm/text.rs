@@ -38,15 +38,15 @@ impl Text {
     /// # Errors
     /// Bad input: text or a tokenizer that cannot be used.
     pub fn read(data: &LlmData, seq_len: usize, stored: Option<&Path>) -> anyhow::Result<Self> {
-        let read = if data.stream { Self::streamed } else { Self::in_memory };
-        read(data, seq_len, stored).map_err(bad_input)
+        if data.stream {
+            Self::streamed(data, seq_len, stored)
+        } else {
+            Self::in_memory(data, stored)
+        }
+        .map_err(bad_input)
     }
 
-    fn in_memory(
-        data: &LlmData,
-        _seq_len: usize,
-        stored: Option<&Path>,
-    ) -> fadam_data::Result<Self> {
+    fn in_memory(data: &LlmData, stored: Option<&Path>) -> fadam_data::Result<Self> {
         let (documents, report) = data.source().read()?;
         let split = match data.eval_source() {
             Some(source) => Split::explicit(documents, source.read()?.0),
@@ -108,17 +108,13 @@ impl Batches {
     pub(super) fn new(config: &RunConfig<TrainLlm>, text: &Text) -> fadam_data::Result<Self> {
         let (batch, seed) = (config.train().batch, config.train().seed);
         let (seq_len, data) = (config.model().seq_len, config.data());
-        Ok(match &text.stream {
-            Some(shards) => {
-                let spec = StreamSpec { batch, seq_len, seed, shuffle: data.shuffle };
-                let stream = StreamBatches::new(shards.clone(), spec)?;
-                Self::Stream(Box::new(stream), Duration::ZERO)
-            }
-            None => {
-                let spec = BatchSpec { sampling: data.sampling, batch, seq_len, seed };
-                Self::Memory(TrainBatches::new(text.corpus.train(), spec)?)
-            }
-        })
+        let Some(shards) = &text.stream else {
+            let spec = BatchSpec { sampling: data.sampling, batch, seq_len, seed };
+            return Ok(Self::Memory(TrainBatches::new(text.corpus.train(), spec)?));
+        };
+        let spec = StreamSpec { batch, seq_len, seed, shuffle: data.shuffle };
+        let stream = StreamBatches::new(shards.clone(), spec)?;
+        Ok(Self::Stream(Box::new(stream), Duration::ZERO))
     }
 
     /// Lets a stream work ahead.
@@ -156,7 +152,7 @@ impl Batches {
         let mut notes = stream.take_notes();
         let report = stream.report();
         let wait = report.first_wait + report.wait;
-        let new = wait - *told;
+        let new = wait.saturating_sub(*told);
         if new >= Duration::from_millis(100) {
             notes.push(format!("training waited {:.1} s for data", new.as_secs_f64()));
             *told = wait;

@@ -176,6 +176,12 @@ fn a_stream_of_the_hub_resumes_bit_for_bit_and_is_that_of_a_mirror() {
     ];
     streamed.train(&local, &[("HF_HUB_OFFLINE", "1")]);
     assert_same_run(&bench.path("whole"), &bench.path("mirrored"), "step-00000040");
+
+    // What fits in memory can come from the hub as well.
+    let held_out = "data.eval_paths=[\"hub:allenai/c4/en/c4-validation.00000-of-00002.json.gz\"]";
+    let memory =
+        ["--out", "memory", "--steps", "2", "--set", "data.stream=false", "--set", held_out];
+    assert!(streamed.train(&memory, &[]).contains("57 documents"));
 }
 
 #[test]

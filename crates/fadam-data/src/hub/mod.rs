@@ -80,7 +80,7 @@ impl Hub {
             token: var("HF_TOKEN").or_else(stored_token),
             offline: var("HF_HUB_OFFLINE").is_some_and(|on| on != "0"),
             first_wait: Duration::from_secs(1),
-            patience: Duration::from_secs(60),
+            patience: Duration::from_mins(1),
         }
     }
 
@@ -257,7 +257,13 @@ fn download(
     let repo = api.repo(file.repo());
     let about = api.metadata(&repo.url(file.file()))?;
     let size = about.size() as u64;
-    let part = cache.repo(file.repo()).blob_path(about.etag()).with_extension("part");
+    let kept = cache.repo(file.repo());
+    // A link to what somebody deleted; hf-hub would not replace it.
+    let link = kept.pointer_path(about.commit_hash()).join(file.file());
+    if link.is_symlink() && !link.exists() {
+        fs::remove_file(&link)?;
+    }
+    let part = kept.blob_path(about.etag()).with_extension("part");
     // hf-hub would ask for what is behind the end, and be refused for ever.
     if fs::metadata(&part).is_ok_and(|part| part.len() >= size) {
         fs::remove_file(&part)?;

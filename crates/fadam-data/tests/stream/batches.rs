@@ -1,6 +1,7 @@
 //! What the batches are, and that a cursor leads back to them.
 
 use std::collections::BTreeMap;
+use std::slice::from_ref;
 
 use fadam_data::Error;
 use fadam_data::text::{StreamBatches, StreamCursor, TokenBatch};
@@ -59,7 +60,9 @@ fn a_shuffled_epoch_has_every_block_once() {
         for epoch in [0..first, first..second] {
             let count = |rows: &[Vec<u32>]| {
                 let mut counts = BTreeMap::new();
-                rows.iter().for_each(|row| *counts.entry(row.clone()).or_insert(0) += 1);
+                for row in rows {
+                    *counts.entry(row.clone()).or_insert(0) += 1;
+                }
                 counts
             };
             assert_eq!(count(&straight[epoch.clone()]), count(&shuffled[epoch]), "{shuffle}");
@@ -149,7 +152,7 @@ fn too_little_text_is_an_error() {
     let file = folder.path().join("short.txt");
     std::fs::write(&file, &texts(0, 1)[0]).unwrap();
     let tokens = tokens_of(&file).len();
-    let of = |seq_len| stream_of(&[file.clone()], cache.path(), spec(1, seq_len, 10));
+    let of = |seq_len| stream_of(from_ref(&file), cache.path(), spec(1, seq_len, 10));
     take(&mut of(tokens - 1), 3);
     let error = of(tokens).next_batch().unwrap_err().to_string();
     assert!(error.starts_with(&format!("the training split has {tokens} tokens")), "{error}");
@@ -157,7 +160,7 @@ fn too_little_text_is_an_error() {
     assert!(matches!(of(1).next_batch(), Err(Error::CorpusTooShort { tokens: 0, .. })));
     for zero in [spec(0, 1, 1), spec(1, 0, 1), spec(1, 1, 0)] {
         let shards = fadam_data::text::Shards::find(
-            &[file.clone()],
+            from_ref(&file),
             &super::tokenizer(),
             cache.path().into(),
             super::offline(),

@@ -92,6 +92,25 @@ pub struct StreamReport {
 ///
 /// A pure function of the shards' text, the tokenizer and the [`StreamSpec`]. Sequences go across the
 /// ends of documents, shards and epochs: no token is left out.
+///
+/// ```
+/// use fadam_data::hub::Hub;
+/// use fadam_data::text::{Shards, StreamBatches, StreamSpec, TextSource, Tokenizer};
+///
+/// let folder = tempfile::tempdir()?;
+/// let file = folder.path().join("shard-0.txt");
+/// std::fs::write(&file, "to be, or not to be ".repeat(40))?;
+/// let (documents, _) = TextSource::Paths(vec![file.clone()]).read()?;
+/// let tokenizer = Tokenizer::train_byte_level_bpe(&documents, 262)?;
+///
+/// let shards = Shards::find(&[file], &tokenizer, folder.path().join("cache"), Hub::from_env())?;
+/// let spec = StreamSpec { batch: 4, seq_len: 16, seed: 0, shuffle: 100 };
+/// let mut batches = StreamBatches::new(shards.into(), spec)?;
+/// let (inputs, targets) = batches.next_batch()?.tensors(&candle_core::Device::Cpu)?;
+/// assert_eq!(inputs.dims(), [4, 16]);
+/// assert_eq!(targets.dims(), [4, 16]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct StreamBatches {
     shards: Arc<Shards>,

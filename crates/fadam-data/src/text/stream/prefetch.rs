@@ -50,9 +50,10 @@ impl Feed {
         let of_shards = shared.clone();
         thread::spawn(move || visit_shards(&shards, &from, &of_shards, &to_blocks));
         thread::spawn(move || {
-            // An error that nobody waits for any more.
-            let _ = make_batches(visits, from, &to_training)
-                .map_err(|error| to_training.send(Err(error)));
+            if let Err(error) = make_batches(visits, from, &to_training) {
+                // Where nobody waits for it any more, nobody need know.
+                let _ = to_training.send(Err(error));
+            }
         });
         Self { items, shared }
     }

@@ -184,10 +184,10 @@ impl Shards {
 
     /// Only one at a time makes tokens in this cache; the others then find them made.
     fn lock(&self) -> Result<File> {
-        let refused = |cause| Error::Io { action: "create", path: self.cache.clone(), cause };
-        fs::create_dir_all(&self.cache).map_err(refused)?;
-        let file = File::create(self.cache.join("lock")).map_err(refused)?;
-        file.lock().map_err(refused)?;
+        let refused = |action| move |cause| Error::Io { action, path: self.cache.clone(), cause };
+        fs::create_dir_all(&self.cache).map_err(refused("create"))?;
+        let file = File::create(self.cache.join("lock")).map_err(refused("write"))?;
+        file.lock().map_err(refused("lock"))?;
         Ok(file)
     }
 }
