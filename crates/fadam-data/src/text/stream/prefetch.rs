@@ -107,13 +107,16 @@ fn visit_shards(
         let first = if epoch == start.epoch { start.place } else { 0 };
         let mut tokens = 0;
         for (place, &shard) in order.iter().enumerate().skip(first) {
+            if stopped() {
+                return;
+            }
             let visit = shards.prepare(shard, &stopped).map(|prepared| {
                 shared.record(&prepared);
                 tokens += prepared.tokens.len();
                 Visit { epoch, place, tokens: prepared.tokens }
             });
             let failed = visit.is_err();
-            if to.send(visit).is_err() || failed || stopped() {
+            if to.send(visit).is_err() || failed {
                 return;
             }
         }

@@ -111,6 +111,9 @@ impl Shards {
             return Ok(Prepared { tokens, note: None });
         }
         let _lock = self.lock()?;
+        if stop() {
+            return Err(Error::Stopped);
+        }
         // Again: another run may have made it meanwhile.
         let useless = match TokenFile::open(&path, &identity) {
             Ok(Some(tokens)) => return Ok(Prepared { tokens, note: None }),
