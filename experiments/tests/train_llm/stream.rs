@@ -225,5 +225,7 @@ fn bad_streams() {
     set("data.paths=[\"hub:allenai/c4/x{3..2}.json.gz\"]", &["{3..2} must go up"]);
     let training = "data.eval_paths=[\"hub:allenai/c4/en/c4-train.00002-of-00003.json.gz\"]";
     set(training, &["c4-train.00002", "both in the training"]);
+    let cache = ["--out", "run", "--set", "data.cache=stream.toml/tokens"];
+    streamed.refuses(&cache, &["stream.toml/tokens", "cannot create it"]);
     streamed.refuses(&["--export-tokens", "tokens"], &["--export-tokens", "data.stream"]);
 }

@@ -8,7 +8,7 @@ use fadam_data::text::{StreamBatches, StreamCursor, TokenBatch};
 use proptest::prelude::*;
 use serde_json::Value;
 
-use super::{mirror, shard_name, spec, stream, stream_of, take, texts, tokens_of};
+use super::{lines, mirror, shard_name, spec, stream, stream_of, take, texts, tokens_of};
 
 fn rows(batches: &[TokenBatch]) -> Vec<Vec<u32>> {
     let of = |batch: &TokenBatch| -> Vec<Vec<u32>> {
@@ -43,6 +43,19 @@ fn without_shuffling_they_are_the_shards_in_a_row() {
     for epoch in epochs {
         assert_eq!(epoch, epoch_beginning_with(epoch, &mirror));
     }
+}
+
+#[test]
+fn a_shard_larger_than_is_encoded_at_once_keeps_its_order() {
+    let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = folder.path().join("large.jsonl");
+    // 4 MiB of documents are encoded at once: two groups, and what is left.
+    let text = |n: usize| texts(n, 4000).join(" ");
+    std::fs::write(&file, lines(&(0..32).map(text).collect::<Vec<_>>())).unwrap();
+    assert!(std::fs::metadata(&file).unwrap().len() > 9 << 20);
+    let expected = tokens_of(&file);
+    let mut stream = stream_of(from_ref(&file), cache.path(), spec(1, expected.len() - 1, 1));
+    assert!(stream.next_batch().unwrap().tokens() == expected);
 }
 
 #[test]
