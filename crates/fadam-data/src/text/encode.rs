@@ -44,7 +44,7 @@ impl Tokenizer {
     /// When the tokenizer cannot represent a document.
     pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
-        self.encode_each(documents, PIECE_BYTES, |token, _| tokens.push(token))?;
+        self.encode_each(documents, PIECE_BYTES, false, |token, _| tokens.push(token))?;
         Ok(tokens)
     }
 
@@ -57,7 +57,7 @@ impl Tokenizer {
     /// As [`Tokenizer::encode_documents`].
     pub fn encode_documents_with_bytes(&self, documents: &[Document]) -> Result<Encoded> {
         let mut encoded = Encoded::default();
-        self.encode_each(documents, PIECE_BYTES, |token, bytes| {
+        self.encode_each(documents, PIECE_BYTES, true, |token, bytes| {
             encoded.tokens.push(token);
             encoded.bytes.push(bytes);
         })?;
@@ -98,11 +98,13 @@ impl Tokenizer {
         Ok((all, report))
     }
 
-    /// Gives (token, bytes) of all documents to `sink`, in order.
+    /// Gives (token, bytes) of all documents to `sink`, in order; the bytes mean nothing unless they
+    /// are to be `counted`.
     fn encode_each(
         &self,
         documents: &[Document],
         piece_bytes: usize,
+        counted: bool,
         mut sink: impl FnMut(u32, u32),
     ) -> Result<()> {
         let mut pieces = documents.iter().flat_map(|document| {
@@ -120,7 +122,7 @@ impl Tokenizer {
                 return Ok(());
             };
             let encodings = self
-                .encode_batch(round.iter().map(|piece| piece.text).collect())
+                .encode_batch(round.iter().map(|piece| piece.text).collect(), counted)
                 .map_err(|e| Error::encode(first.origin, last.origin, &*e))?;
             for (piece, encoding) in round.iter().zip(encodings) {
                 let ends = encoding.get_offsets().iter().map(|&(_, end)| end);
@@ -201,7 +203,7 @@ mod tests {
             encoded.tokens.push(token);
             encoded.bytes.push(bytes);
         };
-        tokenizer.encode_each(documents, piece_bytes, keep).unwrap();
+        tokenizer.encode_each(documents, piece_bytes, true, keep).unwrap();
         encoded
     }
 

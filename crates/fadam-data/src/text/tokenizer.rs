@@ -184,9 +184,18 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|e| library_error(&*e))
     }
 
-    /// Encodes on all threads, in order.
-    pub(super) fn encode_batch(&self, texts: Vec<&str>) -> tokenizers::Result<Vec<Encoding>> {
-        self.inner.encode_batch(texts, false)
+    /// Encodes on all threads, in order; with the places of the tokens in the text only if they are
+    /// wanted, since they cost time.
+    pub(super) fn encode_batch(
+        &self,
+        texts: Vec<&str>,
+        places: bool,
+    ) -> tokenizers::Result<Vec<Encoding>> {
+        if places {
+            self.inner.encode_batch(texts, false)
+        } else {
+            self.inner.encode_batch_fast(texts, false)
+        }
     }
 }
 

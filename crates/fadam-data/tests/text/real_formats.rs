@@ -191,6 +191,7 @@ fn documents_end_and_their_bytes_are_counted() {
     let documents = texts.map(|text| document("a", text));
     for tokenizer in [t5(), gpt2(), llama()] {
         let encoded = tokenizer.encode_documents_with_bytes(&documents).unwrap();
+        assert_eq!(tokenizer.encode_documents(&documents).unwrap(), encoded.tokens);
         let tokens: Vec<_> = encoded.tokens.iter().zip(&encoded.bytes).collect();
         let ends = |token: &(&u32, &u32)| *token.0 == tokenizer.eos_id();
         let parts: Vec<_> = tokens.split_inclusive(ends).collect();
