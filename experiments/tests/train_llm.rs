@@ -2,6 +2,8 @@
 //! bad input.
 
 mod common;
+#[path = "train_llm/stream.rs"]
+mod stream;
 
 use std::fs;
 use std::process::Command;

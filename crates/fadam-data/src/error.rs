@@ -24,7 +24,7 @@ pub enum Error {
     /// The system refused an operation on a file.
     #[error("{}: cannot {action} it: {cause}", path.display())]
     Io {
-        /// What was tried: "read", "list", "write" or "create".
+        /// What was tried: "read", "list", "write", "lock" or "create".
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -50,6 +50,31 @@ pub enum Error {
     DuplicateFile {
         /// The file.
         path: PathBuf,
+    },
+    /// A place that begins as one of the hub and is none.
+    #[error(
+        "{place}: not a place of the hub; expected hub:OWNER/NAME[@REVISION]/FILE of letters, \
+         digits and -_.+="
+    )]
+    HubPlace {
+        /// As it was given.
+        place: String,
+    },
+    /// A file of the hub cannot be had.
+    #[error("{file}: {reason}")]
+    Hub {
+        /// The file, as [`HubFile`](crate::hub::HubFile) writes it.
+        file: String,
+        /// What is wrong, and what can be done.
+        reason: String,
+    },
+    /// A range of names that goes down or is endless.
+    #[error("{place}: {{{range}}} must go up, from 0 to 1,000,000 at most")]
+    NameRange {
+        /// The place that has it.
+        place: String,
+        /// What stands in the braces.
+        range: String,
     },
     /// The bytes of a file are not UTF-8.
     #[error(
@@ -249,6 +274,9 @@ pub enum Error {
         /// Its value in this run.
         here: String,
     },
+    /// The preparation of data was told to stop; nobody waits for it.
+    #[error("the preparation of the data was stopped")]
+    Stopped,
     /// A saved position that no run can reach.
     #[error(
         "the saved data position says batch {batch_index}, which no run reaches: the file is \

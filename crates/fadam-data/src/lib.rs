@@ -8,6 +8,12 @@
 //!         └→ EvalWindows  ─→ TokenBatch ─→ inputs, targets [B, T]
 //! ```
 //!
+//! Text that does not fit in memory is a stream instead, of files on a disk or on the [`hub`]:
+//!
+//! ```text
+//! Shards ─download, tokenize, keep→ token files ─→ StreamBatches ─→ TokenBatch ─→ inputs, targets [B, T]
+//! ```
+//!
 //! ```
 //! use fadam_data::text::{BatchSpec, Corpus, Sampling, Split, TextSource, Tokenizer, TrainBatches};
 //!
@@ -36,6 +42,7 @@
 
 pub mod embedded;
 mod error;
+pub mod hub;
 pub mod text;
 mod write_aside;
 

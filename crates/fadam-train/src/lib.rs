@@ -39,7 +39,7 @@
 //!
 //! The same configuration on the same machine gives the same weights, optimizer state and
 //! `metrics.jsonl` to the last bit, whether or not the run was stopped and resumed in between. Only
-//! measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s` and
+//! measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s`, `data_…` and
 //! `peak_rss_mb` in `summary.json`; `train_secs` and `wall_secs` in `state.json`.
 //!
 //! # Exit codes

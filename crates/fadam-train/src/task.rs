@@ -73,6 +73,12 @@ pub trait Task {
     /// When `cursor` is of other data or another version.
     fn restore(&mut self, cursor: &Value) -> anyhow::Result<()>;
 
+    /// What a person should know of the data since the last call, in lines: files that were read, a
+    /// wait. Shown at the next training line.
+    fn take_notes(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// More fields for `summary.json`, in this order.
     fn summary_extras(&self) -> Vec<(String, Value)> {
         Vec::new()

@@ -215,6 +215,9 @@ impl<T: Task> Trainer<T> {
             (format!("{unit}_per_s"), units_per_s.into()),
         ];
         self.metrics.write(step, "train", loss, fields)?;
+        for note in self.task.take_notes() {
+            self.progress.note(&note);
+        }
         let secs_per_step = secs / losses.len().max(1) as f64;
         self.progress.train(&StepReport { step, loss, lr, units_per_s, secs_per_step });
         self.last_line = (self.state.units, self.state.train_secs);

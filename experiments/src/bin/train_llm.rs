@@ -44,7 +44,7 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Completed);
     }
     if let Some(folder) = &args.export_tokens {
-        return export_tokens(&Text::read(config.data(), None)?, folder);
+        return export_tokens(&config, folder);
     }
     if let Some(run) = args.common.saved_run(&config)? {
         return read_run(args, &config, &run);
@@ -53,7 +53,7 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
     let device = args.common.device.open()?;
     let tokenizer_file = options.folder.path().join(TOKENIZER_FILE);
     let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
-    let text = Text::read(config.data(), stored)?;
+    let text = Text::read(config.data(), config.model().seq_len, stored)?;
     if !args.common.quiet {
         println!("{}", describe(&text));
     }
@@ -77,7 +77,8 @@ fn read_run(args: &Args, config: &RunConfig<TrainLlm>, run: &SavedRun) -> anyhow
         return Ok(Outcome::Completed);
     }
     let device = args.common.device.open()?;
-    let text = Text::read(config.data(), Some(&run.folder().join(TOKENIZER_FILE)))?;
+    let tokenizer = run.folder().join(TOKENIZER_FILE);
+    let text = Text::read(config.data(), config.model().seq_len, Some(&tokenizer))?;
     if !(args.common.quiet || args.common.saved.json) {
         println!("{}", describe(&text));
     }
@@ -87,18 +88,34 @@ fn read_run(args: &Args, config: &RunConfig<TrainLlm>, run: &SavedRun) -> anyhow
 
 fn describe(text: &Text) -> String {
     let corpus = &text.corpus;
+    let training = match &text.stream {
+        None => format!("{}\n{} training", text.report, corpus.train().len()),
+        Some(shards) => {
+            let other = match shards.ignored_files() {
+                [] => String::new(),
+                [first, ..] => {
+                    let count = shards.ignored_files().len();
+                    format!("; {count} other files ignored, first {}", first.display())
+                }
+            };
+            let files = shards.len();
+            format!("training files: {files}, read in turn{other}\nheld out: {}\n", text.report)
+        }
+    };
     format!(
-        "{}\n{} training and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a \
-         token",
-        text.report,
-        corpus.train().len(),
+        "{training} and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a token",
         corpus.eval().len(),
         corpus.vocab_size(),
         corpus.eval_unigram_nats(),
     )
 }
 
-fn export_tokens(text: &Text, folder: &Path) -> anyhow::Result<Outcome> {
+fn export_tokens(config: &RunConfig<TrainLlm>, folder: &Path) -> anyhow::Result<Outcome> {
+    if config.data().stream {
+        let reason = "--export-tokens: data.stream keeps its tokens in data.cache";
+        return Err(bad_input(anyhow::anyhow!(reason)));
+    }
+    let text = &Text::read(config.data(), config.model().seq_len, None)?;
     text.corpus.export_u16(folder).map_err(bad_input)?;
     println!("{}", describe(text));
     println!("wrote {0}/train.u16 and {0}/eval.u16", folder.display());

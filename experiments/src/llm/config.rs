@@ -16,15 +16,22 @@ pub struct TrainLlm;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlmData {
-    /// `.txt`, `.jsonl` and `.jsonl.gz` files or folders of them; none for the embedded text.
+    /// `.txt`, `.jsonl` and `.jsonl.gz` files or folders of them, on a disk or on the hub; none for the
+    /// embedded text.
     pub paths: Vec<PathBuf>,
+    /// Whether the training text is read as training goes on, since it does not fit in memory.
+    pub stream: bool,
+    /// Sequences of a stream that are shuffled together.
+    pub shuffle: usize,
+    /// The folder that keeps a stream's tokens, for all runs.
+    pub cache: PathBuf,
     /// Held-out text; none to hold out a share of the training text.
     pub eval_paths: Vec<PathBuf>,
     /// The share of the bytes that is held out when there are no `eval_paths`.
     pub eval_fraction: f64,
     /// Windows that an evaluation looks at, from the beginning of the held-out text; 0 for all.
     pub eval_windows: usize,
-    /// A `tokenizer.json` to use; empty to train a byte-level BPE on the training text.
+    /// A `tokenizer.json` to use, or a place of the hub; empty to train a byte-level BPE on the training text.
     pub tokenizer: PathBuf,
     /// The end-of-text token of `tokenizer`; empty to look for the usual ones.
     pub eos: String,
@@ -46,6 +53,9 @@ impl Default for LlmData {
     fn default() -> Self {
         Self {
             paths: Vec::new(),
+            stream: false,
+            shuffle: 10_000,
+            cache: "cache/tokens".into(),
             eval_paths: Vec::new(),
             eval_fraction: 0.05,
             eval_windows: 0,
@@ -99,11 +109,14 @@ impl Experiment for TrainLlm {
         KeyDoc::new("model.init", "string", "\"fan-in\"", "fan-in, normal002", "Initial weights: matrices N(0, 1/√fan in) and embedding N(0, 1); or all N(0, 0.02)."),
         KeyDoc::new("model.logit_scale", "boolean", "true", "true, false", "Whether logits are multiplied by 1/√d, as unit-variance embeddings need."),
         KeyDoc::new("model.z_loss", "number", "1e-4", "≥ 0", "Weight of mean log² Z in the training loss; evaluation is without it."),
-        KeyDoc::new("data.paths", "list of strings", "[]", "files, folders", "Training text: .txt, .jsonl, .jsonl.gz, .json.gz or folders of them; none: the embedded State of the Union 1961-2021."),
+        KeyDoc::new("data.paths", "list of strings", "[]", "files, folders", "Training text: .txt, .jsonl, .jsonl.gz, .json.gz or folders of them; `hub:OWNER/NAME[@REVISION]/FILE` for a file of a dataset on the hub; `{000..123}` in a name stands for many; none: the embedded State of the Union 1961-2021."),
+        KeyDoc::new("data.stream", "boolean", "false", "true, false", "Whether training text is read file by file as training goes on, all sequences of an epoch once; needs paths, eval_paths and tokenizer."),
+        KeyDoc::new("data.shuffle", "integer", "10000", "≥ 1", "Consecutive sequences of a stream that are shuffled together."),
+        KeyDoc::new("data.cache", "string", "\"cache/tokens\"", "a folder", "Keeps the tokens of a stream's files, for this run and others."),
         KeyDoc::new("data.eval_paths", "list of strings", "[]", "files, folders", "Held-out text; none: a share of the training text."),
         KeyDoc::new("data.eval_fraction", "number", "0.05", "0 to 1, both excluded", "The share of the bytes held out when there are no eval_paths."),
         KeyDoc::new("data.eval_windows", "integer", "0", "≥ 0", "Windows that an evaluation looks at, from the start of the held-out text; 0: all."),
-        KeyDoc::new("data.tokenizer", "string", "\"\"", "a tokenizer.json", "Tokenizer to use; empty: a byte-level BPE is trained on the training text."),
+        KeyDoc::new("data.tokenizer", "string", "\"\"", "a tokenizer.json, hub:OWNER/NAME", "Tokenizer to use, from a disk or a model on the hub; empty: a byte-level BPE is trained on the training text."),
         KeyDoc::new("data.eos", "string", "\"\"", "a token", "End-of-text token of data.tokenizer; empty: the usual ones are looked for."),
         KeyDoc::new("data.vocab_size", "integer", "2048", "≥ 257", "Size of the BPE vocabulary to train."),
         KeyDoc::new("data.sampling", "string", "\"packed\"", "packed, windows", "Training sequences: all blocks of an epoch in shuffled order, or windows at random places."),
@@ -140,12 +153,33 @@ impl Experiment for TrainLlm {
             data.vocab_size > 256,
             format!("must be at least 257 (256 bytes and end of text), got {}", data.vocab_size),
         )?;
+        check_stream(data)?;
         require(
             "data.eos",
             data.eos.is_empty() || !data.tokenizer.as_os_str().is_empty(),
             "is of data.tokenizer, which is not set".to_owned(),
         )
     }
+}
+
+/// What a stream needs, and what it cannot do.
+fn check_stream(data: &LlmData) -> Result<(), FieldError> {
+    let require = FieldError::require;
+    require("data.shuffle", data.shuffle >= 1, "must be at least 1, got 0".to_owned())?;
+    if !data.stream {
+        return Ok(());
+    }
+    let named = |field: &str, given: bool| {
+        require(&format!("data.{field}"), given, "must be set for data.stream".to_owned())
+    };
+    named("paths", !data.paths.is_empty())?;
+    named("eval_paths", !data.eval_paths.is_empty())?;
+    named("tokenizer", !data.tokenizer.as_os_str().is_empty())?;
+    require(
+        "data.sampling",
+        data.sampling == Sampling::Packed,
+        "must be packed for data.stream, which has no window at any place".to_owned(),
+    )
 }
 
 #[cfg(test)]

@@ -5,11 +5,13 @@ mod exported;
 mod fine_tuning;
 mod language_model;
 mod task;
+mod text;
 mod text_stream;
 
 pub use config::{LlmData, TrainLlm};
 pub use exported::{ExportDtype, Manifest, export};
 pub use fine_tuning::check_weights;
 pub use language_model::{LanguageModel, TOKENIZER_FILE};
-pub use task::{LlmTask, Text};
+pub use task::LlmTask;
+pub use text::Text;
 pub use text_stream::TextStream;

@@ -1,16 +1,10 @@
 //! Model, data, loss and evaluation of `train-llm`.
 
-use std::path::Path;
-
-use anyhow::Context;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use candle_transformers::generation::LogitsProcessor;
 use fadam_core::NamedVars;
-use fadam_data::text::{
-    BatchSpec, Corpus, Cursor, EvalWindows, SourceReport, Split, TokenBatch, Tokenizer,
-    TrainBatches,
-};
+use fadam_data::text::{EvalWindows, TokenBatch, Tokenizer};
 use fadam_models::init::SeededVars;
 use fadam_models::llm::{Palm, PalmConfig, Tokens, generate};
 use fadam_train::config::RunConfig;
@@ -18,51 +12,14 @@ use fadam_train::{Evaluation, Task, bad_input};
 use serde_json::Value;
 
 use super::config::{LlmData, TrainLlm};
-
-/// The text of a run, cut into tokens.
-#[derive(Debug)]
-pub struct Text {
-    /// Trained on the training text, or loaded.
-    pub tokenizer: Tokenizer,
-    /// Training and held-out tokens.
-    pub corpus: Corpus,
-    /// What was read, and what was left out.
-    pub report: SourceReport,
-}
-
-impl Text {
-    /// Reads and splits the text and makes its tokens, with the tokenizer at `stored` if there is one
-    /// (that of a run which is continued).
-    ///
-    /// # Errors
-    /// Bad input: text or a tokenizer that cannot be used.
-    pub fn read(data: &LlmData, stored: Option<&Path>) -> anyhow::Result<Self> {
-        let (documents, report) = data.source().read().map_err(bad_input)?;
-        let split = match data.eval_source() {
-            Some(source) => Split::explicit(documents, source.read().map_err(bad_input)?.0),
-            None => Split::by_fraction(documents, data.eval_fraction),
-        }
-        .map_err(bad_input)?;
-        let eos = data.eos();
-        let tokenizer = match stored {
-            Some(file) => Tokenizer::load(file, eos),
-            None if data.tokenizer.as_os_str().is_empty() => {
-                Tokenizer::train_byte_level_bpe(&split.train, data.vocab_size)
-            }
-            None => Tokenizer::load(&data.tokenizer, eos),
-        }
-        .map_err(bad_input)?;
-        let corpus = Corpus::build(&split, &tokenizer).map_err(bad_input)?;
-        Ok(Self { tokenizer, corpus, report })
-    }
-}
+use super::text::{Batches, Text};
 
 /// Next-token prediction by a PaLM decoder.
 #[derive(Debug)]
 pub struct LlmTask {
     model: Palm,
     vars: NamedVars,
-    batches: TrainBatches,
+    batches: Batches,
     eval: EvalWindows,
     eval_unigram_nats: f64,
     tokenizer: Tokenizer,
@@ -82,9 +39,7 @@ impl LlmTask {
     pub fn new(config: &RunConfig<TrainLlm>, text: &Text, device: &Device) -> anyhow::Result<Self> {
         let (data, train) = (config.data(), config.train());
         let PalmConfig { seq_len, .. } = *config.model();
-        let spec =
-            BatchSpec { sampling: data.sampling, batch: train.batch, seq_len, seed: train.seed };
-        let batches = TrainBatches::new(text.corpus.train(), spec).map_err(bad_input)?;
+        let batches = Batches::new(config, text).map_err(bad_input)?;
         let mut eval = text.corpus.eval_windows(seq_len).map_err(bad_input)?;
         if data.eval_windows > 0 {
             eval = eval.first(data.eval_windows);
@@ -164,7 +119,7 @@ impl Task for LlmTask {
     }
 
     fn next_batch(&mut self) -> anyhow::Result<TokenBatch> {
-        Ok(self.batches.next_batch())
+        self.batches.next_batch().map_err(bad_input)
     }
 
     fn units(&self, batch: &TokenBatch) -> u64 {
@@ -180,6 +135,7 @@ impl Task for LlmTask {
     }
 
     fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {
+        self.batches.start();
         let loss = self.eval_loss()?;
         let evaluation = Evaluation::new(loss)
             .metric("bits_per_byte", self.eval.bits_per_byte(loss))
@@ -191,21 +147,24 @@ impl Task for LlmTask {
     }
 
     fn cursor(&self) -> Value {
-        serde_json::to_value(self.batches.cursor()).expect("a cursor is numbers and names")
+        self.batches.cursor()
     }
 
     fn restore(&mut self, cursor: &Value) -> anyhow::Result<()> {
-        let cursor: Cursor = serde_json::from_value(cursor.clone())
-            .map_err(bad_input)
-            .context("the checkpoint's place in the training text")?;
-        self.batches.restore(cursor).map_err(bad_input)
+        self.batches.restore(cursor)
+    }
+
+    fn take_notes(&mut self) -> Vec<String> {
+        self.batches.take_notes()
     }
 
     fn summary_extras(&self) -> Vec<(String, Value)> {
-        vec![
+        let mut extras = vec![
             ("vocab_size".to_owned(), self.tokenizer.vocab_size().into()),
             ("eval_tokens".to_owned(), self.eval.target_tokens().into()),
             ("eval_bytes".to_owned(), self.eval.target_bytes().into()),
-        ]
+        ];
+        extras.extend(self.batches.summary_extras());
+        extras
     }
 }

@@ -69,6 +69,11 @@ impl TokenBatch {
         Self { tokens: windows.copied().collect(), batch: starts.len(), seq_len }
     }
 
+    /// From [B, T + 1] tokens, row by row.
+    pub(super) fn from_rows(tokens: Vec<u32>, batch: usize, seq_len: usize) -> Self {
+        Self { tokens, batch, seq_len }
+    }
+
     /// All tokens, [B, T + 1] row by row.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
@@ -224,7 +229,11 @@ pub(super) fn check_length(split: &'static str, tokens: usize, seq_len: usize) -
 }
 
 /// What a cursor was made with must be what this run has.
-fn same<T: PartialEq + ToString>(field: &'static str, saved: &T, here: &T) -> Result<()> {
+pub(super) fn same<T: PartialEq + ToString>(
+    field: &'static str,
+    saved: &T,
+    here: &T,
+) -> Result<()> {
     if saved == here {
         return Ok(());
     }

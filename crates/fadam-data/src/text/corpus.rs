@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{EvalWindows, Split, Tokenizer};
+use super::{Encoded, EvalWindows, Split, Tokenizer};
 use crate::write_aside::write_aside;
 use crate::{Error, Result};
 
@@ -31,6 +31,16 @@ impl Corpus {
             eval_bytes: eval.bytes.into(),
             vocab_size: tokenizer.vocab_size(),
         })
+    }
+
+    /// Held-out tokens alone, where the training text is a [stream](super::StreamBatches).
+    pub fn held_out(eval: Encoded, tokenizer: &Tokenizer) -> Self {
+        Self {
+            train: Arc::new([]),
+            eval: eval.tokens.into(),
+            eval_bytes: eval.bytes.into(),
+            vocab_size: tokenizer.vocab_size(),
+        }
     }
 
     /// The training tokens.

@@ -1,8 +1,11 @@
 //! Documents to one row of tokens, in parallel, with an account of the bytes.
 
+use std::ops::ControlFlow;
+
 use super::pieces::pieces;
 use super::tokenizer::{PIECE_BYTES, Tokenizer};
-use super::{Document, Origin};
+use super::{Document, Origin, SourceReport, TextSource};
+use crate::hub::Hub;
 use crate::{Error, Result};
 
 /// So many bytes of text are encoded at a time; what the library gives back is about 30 times
@@ -41,7 +44,7 @@ impl Tokenizer {
     /// When the tokenizer cannot represent a document.
     pub fn encode_documents(&self, documents: &[Document]) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
-        self.encode_each(documents, PIECE_BYTES, |token, _| tokens.push(token))?;
+        self.encode_each(documents, PIECE_BYTES, false, |token, _| tokens.push(token))?;
         Ok(tokens)
     }
 
@@ -54,18 +57,54 @@ impl Tokenizer {
     /// As [`Tokenizer::encode_documents`].
     pub fn encode_documents_with_bytes(&self, documents: &[Document]) -> Result<Encoded> {
         let mut encoded = Encoded::default();
-        self.encode_each(documents, PIECE_BYTES, |token, bytes| {
+        self.encode_each(documents, PIECE_BYTES, true, |token, bytes| {
             encoded.tokens.push(token);
             encoded.bytes.push(bytes);
         })?;
         Ok(encoded)
     }
 
-    /// Gives (token, bytes) of all documents to `sink`, in order.
+    /// The tokens of the first documents of `source`, as [`Tokenizer::encode_documents_with_bytes`]:
+    /// of as many documents as `at_least` tokens take, or of all of them.
+    ///
+    /// # Errors
+    /// Those of reading and of encoding.
+    pub fn encode_first(
+        &self,
+        source: &TextSource,
+        hub: &Hub,
+        at_least: usize,
+    ) -> Result<(Encoded, SourceReport)> {
+        let mut all = Encoded::default();
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        let mut encode = |group: &mut Vec<Document>| {
+            let encoded = self.encode_documents_with_bytes(group)?;
+            group.clear();
+            all.tokens.extend(encoded.tokens);
+            all.bytes.extend(encoded.bytes);
+            Ok(all.tokens.len() >= at_least)
+        };
+        let report = source.read_each(hub, |document| {
+            bytes += document.text.len();
+            group.push(document);
+            // No token of usual text is longer than this on average.
+            let enough = bytes >= at_least.saturating_mul(4).min(ROUND_BYTES) && {
+                bytes = 0;
+                encode(&mut group)?
+            };
+            Ok(if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        encode(&mut group)?;
+        Ok((all, report))
+    }
+
+    /// Gives (token, bytes) of all documents to `sink`, in order; the bytes mean nothing unless they
+    /// are to be `counted`.
     fn encode_each(
         &self,
         documents: &[Document],
         piece_bytes: usize,
+        counted: bool,
         mut sink: impl FnMut(u32, u32),
     ) -> Result<()> {
         let mut pieces = documents.iter().flat_map(|document| {
@@ -83,7 +122,7 @@ impl Tokenizer {
                 return Ok(());
             };
             let encodings = self
-                .encode_batch(round.iter().map(|piece| piece.text).collect())
+                .encode_batch(round.iter().map(|piece| piece.text).collect(), counted)
                 .map_err(|e| Error::encode(first.origin, last.origin, &*e))?;
             for (piece, encoding) in round.iter().zip(encodings) {
                 let ends = encoding.get_offsets().iter().map(|&(_, end)| end);
@@ -164,7 +203,7 @@ mod tests {
             encoded.tokens.push(token);
             encoded.bytes.push(bytes);
         };
-        tokenizer.encode_each(documents, piece_bytes, keep).unwrap();
+        tokenizer.encode_each(documents, piece_bytes, true, keep).unwrap();
         encoded
     }
 

@@ -1,12 +1,13 @@
 //! JSON lines: one object a line, the text in its field `text` (the format of C4).
 
 use std::io::{self, BufRead};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::source::Collector;
+use super::source::Sink;
 use super::{Document, Origin};
 use crate::{Error, Result};
 
@@ -16,19 +17,20 @@ struct Record {
     text: String,
 }
 
-/// Reads all lines of `reader` into `into`. A line of white space is an empty document.
+/// Gives a document for each line of `reader` to `sink`, and says whether that went on to the end. A
+/// line of white space is an empty document.
 pub(super) fn read_jsonl(
     file: &Arc<Path>,
     mut reader: impl BufRead,
-    into: &mut Collector,
-) -> Result<()> {
+    sink: &mut Sink<'_>,
+) -> Result<ControlFlow<()>> {
     let (mut line, mut offset, mut bytes) = (0, 0, Vec::new());
     loop {
         line += 1;
         bytes.clear();
         let read = reader.read_until(b'\n', &mut bytes).map_err(|e| read_error(file, line, e))?;
         if read == 0 {
-            return Ok(());
+            return Ok(ControlFlow::Continue(()));
         }
         let text = std::str::from_utf8(&bytes).map_err(|e| Error::NotUtf8 {
             path: file.to_path_buf(),
@@ -38,7 +40,10 @@ pub(super) fn read_jsonl(
         let text = text.trim_end_matches(['\n', '\r']);
         let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
         let text = if text.trim().is_empty() { String::new() } else { field(file, line, text)? };
-        into.push(Document { text, origin: Origin { file: file.clone(), line: Some(line) } });
+        let origin = Origin { file: file.clone(), line: Some(line) };
+        if sink(Document { text, origin })?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
         offset += read as u64;
     }
 }

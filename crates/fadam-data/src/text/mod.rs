@@ -7,9 +7,11 @@ mod encode;
 mod eval;
 mod files;
 mod jsonl;
+mod name_range;
 mod pieces;
 mod source;
 mod split;
+mod stream;
 mod tokenizer;
 
 pub use batches::{BatchSpec, Cursor, Sampling, TokenBatch, TrainBatches};
@@ -19,4 +21,5 @@ pub use encode::Encoded;
 pub use eval::EvalWindows;
 pub use source::{SourceReport, TextSource};
 pub use split::Split;
+pub use stream::{Shards, StreamBatches, StreamCursor, StreamReport, StreamSpec};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::fs::{self, File};
 use std::io::BufReader;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::files::{self, Format};
+use super::files::{self, Format, Place};
 use super::jsonl::read_jsonl;
 use super::{Document, Origin};
+use crate::hub::Hub;
 use crate::{Error, Result, embedded};
 
 /// Where the documents are.
@@ -21,6 +23,9 @@ use crate::{Error, Result, embedded};
 /// | `.jsonl` | one a line: the string field `text` of a JSON object, other fields ignored |
 /// | `.jsonl.gz`, `.json.gz` | the same in gzip (of one or several members): the format of C4 |
 /// | a folder | those of all such files below it, sorted by path |
+/// | `hub:OWNER/NAME[@REVISION]/FILE` | the same of a file of a dataset on the hub ([`Hub::from_env`]) |
+///
+/// `{000..123}` in a name stands for all these numbers.
 ///
 /// Text is UTF-8; a byte-order mark at the beginning of a file is dropped, and nothing else is
 /// changed.
@@ -65,23 +70,30 @@ impl fmt::Display for SourceReport {
     }
 }
 
-/// Takes documents as they are read, and counts.
-#[derive(Default)]
-pub(super) struct Collector {
-    documents: Vec<Document>,
-    report: SourceReport,
-}
+/// Takes documents as they are read, and says whether to go on.
+pub(super) type Sink<'a> = dyn FnMut(Document) -> Result<ControlFlow<()>> + 'a;
 
-impl Collector {
-    /// Keeps a document, or counts it if it is empty.
-    pub(super) fn push(&mut self, document: Document) {
-        if document.text.trim().is_empty() {
-            self.report.empty_documents += 1;
+impl SourceReport {
+    /// Counts a document; whether it has text and is to be kept.
+    pub(super) fn count(&mut self, document: &Document) -> bool {
+        let empty = document.text.trim().is_empty();
+        if empty {
+            self.empty_documents += 1;
         } else {
-            self.report.documents += 1;
-            self.report.bytes += document.text.len() as u64;
-            self.documents.push(document);
+            self.documents += 1;
+            self.bytes += document.text.len() as u64;
         }
+        !empty
+    }
+
+    /// Adds what another one counted.
+    pub(super) fn add(&mut self, other: &Self) {
+        let Self { files, documents, bytes, empty_documents, ignored_files } = other;
+        self.files += files;
+        self.documents += documents;
+        self.bytes += bytes;
+        self.empty_documents += empty_documents;
+        self.ignored_files.extend_from_slice(ignored_files);
     }
 }
 
@@ -101,27 +113,54 @@ impl TextSource {
     /// A path that is missing, given twice, unreadable or of another kind; text that is not UTF-8;
     /// a line that is not JSON or has no text; damaged gzip; not one document in all.
     pub fn read(&self) -> Result<(Vec<Document>, SourceReport)> {
-        let mut collector = Collector::default();
+        let mut documents = Vec::new();
+        let report = self.read_each(&Hub::from_env(), |document| {
+            documents.push(document);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok((documents, report))
+    }
+
+    /// Gives the documents to `sink` as they are read, until it breaks off; empty ones are only
+    /// counted.
+    ///
+    /// # Errors
+    /// As [`TextSource::read`], and those of `sink`.
+    pub fn read_each(
+        &self,
+        hub: &Hub,
+        mut sink: impl FnMut(Document) -> Result<ControlFlow<()>>,
+    ) -> Result<SourceReport> {
+        let mut report = SourceReport::default();
+        let mut flow = ControlFlow::Continue(());
+        let mut counting = |report: &mut SourceReport, document: Document| {
+            flow = if report.count(&document) { sink(document)? } else { flow };
+            Ok(flow)
+        };
         match self {
             Self::Embedded => {
                 let name: Arc<Path> = Path::new(embedded::STATE_OF_THE_UNION_NAME).into();
-                read_jsonl(&name, embedded::STATE_OF_THE_UNION.as_bytes(), &mut collector)?;
-                collector.report.files = 1;
+                let text = embedded::STATE_OF_THE_UNION.as_bytes();
+                let _whole =
+                    read_jsonl(&name, text, &mut |document| counting(&mut report, document))?;
+                report.files = 1;
             }
             Self::Paths(paths) => {
                 let found = files::find(paths)?;
-                for (path, format) in &found.files {
-                    read_file(path, *format, &mut collector)?;
+                report.ignored_files = found.ignored;
+                for (place, format) in &found.files {
+                    report.files += 1;
+                    let sink = &mut |document| counting(&mut report, document);
+                    if read_file(place, *format, hub, sink)?.is_break() {
+                        break;
+                    }
                 }
-                collector.report.files = found.files.len();
-                collector.report.ignored_files = found.ignored;
             }
         }
-        let Collector { documents, report } = collector;
-        if documents.is_empty() {
+        if report.documents == 0 {
             return Err(Error::EmptyCorpus { place: self.to_string(), report: Box::new(report) });
         }
-        Ok((documents, report))
+        Ok(report)
     }
 }
 
@@ -138,19 +177,24 @@ impl fmt::Display for TextSource {
     }
 }
 
-/// Reads the documents of one file.
-fn read_file(path: &Path, format: Format, into: &mut Collector) -> Result<()> {
-    let refused = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
-    let file: Arc<Path> = path.into();
+/// Gives the documents of one file to `sink`, and says whether that went on to the end.
+pub(super) fn read_file(
+    place: &Place,
+    format: Format,
+    hub: &Hub,
+    sink: &mut Sink<'_>,
+) -> Result<ControlFlow<()>> {
+    let path = place.fetch(hub)?;
+    let refused = |cause| Error::Io { action: "read", path: path.clone(), cause };
+    let file: Arc<Path> = path.as_path().into();
     if format == Format::Plain {
-        let text = utf8(path, fs::read(path).map_err(refused)?)?;
-        into.push(Document { text, origin: Origin { file, line: None } });
-        return Ok(());
+        let text = utf8(&path, fs::read(&path).map_err(refused)?)?;
+        return sink(Document { text, origin: Origin { file, line: None } });
     }
-    let reader = BufReader::new(File::open(path).map_err(refused)?);
+    let reader = BufReader::new(File::open(&path).map_err(refused)?);
     match format {
-        Format::JsonLinesGz => read_jsonl(&file, BufReader::new(MultiGzDecoder::new(reader)), into),
-        _ => read_jsonl(&file, reader, into),
+        Format::JsonLinesGz => read_jsonl(&file, BufReader::new(MultiGzDecoder::new(reader)), sink),
+        _ => read_jsonl(&file, reader, sink),
     }
 }
 

@@ -132,6 +132,18 @@ impl Tokenizer {
         self.inner.to_string(true).map_err(|e| library_error(&*e))
     }
 
+    /// What tells tokenizers apart where their tokens are kept: CRC-32 and length of
+    /// [`Tokenizer::to_json`], and the EOS.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::to_json`].
+    pub fn fingerprint(&self) -> Result<String> {
+        let json = self.to_json()?;
+        let mut crc = flate2::Crc::new();
+        crc.update(json.as_bytes());
+        Ok(format!("{:08x}-{}-{}", crc.sum(), json.len(), self.eos_id))
+    }
+
     /// One more than the highest id, added tokens included: the rows of an embedding table.
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
@@ -172,9 +184,18 @@ impl Tokenizer {
         self.inner.decode(tokens, true).map_err(|e| library_error(&*e))
     }
 
-    /// Encodes on all threads, in order.
-    pub(super) fn encode_batch(&self, texts: Vec<&str>) -> tokenizers::Result<Vec<Encoding>> {
-        self.inner.encode_batch(texts, false)
+    /// Encodes on all threads, in order; with the places of the tokens in the text only if they are
+    /// wanted, since they cost time.
+    pub(super) fn encode_batch(
+        &self,
+        texts: Vec<&str>,
+        places: bool,
+    ) -> tokenizers::Result<Vec<Encoding>> {
+        if places {
+            self.inner.encode_batch(texts, false)
+        } else {
+            self.inner.encode_batch_fast(texts, false)
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batches;
 mod corpus;
+mod real_formats;
 mod source;
 mod split;
 mod tokenizer;
