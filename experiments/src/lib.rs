@@ -1,5 +1,6 @@
 //! The experiments: what each binary runs, one module each.
 
+pub mod allocator;
 pub mod bench;
 pub mod generate;
 pub mod llm;

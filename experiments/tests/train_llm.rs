@@ -262,3 +262,23 @@ fn bad_checkpoints() {
     fs::write(bench.path("text/99.txt"), "four score and seven years ago ".repeat(50)).unwrap();
     bench.refuses(&resume, &["training tokens"]);
 }
+
+#[test]
+fn accumulated_batches_are_one_larger_batch() {
+    let bench = Bench::new();
+    bench.train(&["--out", "whole", "--set", "train.batch=4"]);
+    let two = ["--set", "train.batch=2", "--set", "train.accumulate=2"];
+    bench.train(&[&["--out", "halves"], &two[..]].concat());
+    let last = |run: &str| metrics(&bench.path(run)).last().unwrap().clone();
+    let (whole, halves) = (last("whole"), last("halves"));
+    assert_eq!(whole["tokens"], halves["tokens"]);
+    let loss = |line: &serde_json::Value| line["loss"].as_f64().unwrap();
+    let off = (loss(&whole) - loss(&halves)).abs();
+    assert!(off < 1e-4 * loss(&whole), "{whole} {halves}");
+    let (a, b) = (metrics(&bench.path("whole")), metrics(&bench.path("halves")));
+    assert!(a.iter().zip(&b).any(|(a, b)| a != b), "the runs were the same to the bit");
+
+    bench.train(&[&["--out", "resumed", "--steps", "20"], &two[..]].concat());
+    bench.train(&[&["--out", "resumed", "--resume"], &two[..]].concat());
+    assert_same_run(&bench.path("halves"), &bench.path("resumed"), "step-00000040");
+}

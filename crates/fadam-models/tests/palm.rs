@@ -6,7 +6,7 @@ use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::generation::{LogitsProcessor, Sampling};
 use fadam_models::init::SeededVars;
-use fadam_models::llm::{Init, Palm, PalmConfig, Tokens, generate};
+use fadam_models::llm::{Cache, Compute, Init, Palm, PalmConfig, Tokens, generate};
 
 fn small() -> PalmConfig {
     PalmConfig { layers: 2, d_model: 16, heads: 2, d_ff: 24, seq_len: 8, ..Default::default() }
@@ -197,4 +197,74 @@ fn impossible_dimensions_name_their_field() {
         assert_eq!(config.check().unwrap_err().field, field);
     }
     small().check().unwrap();
+}
+
+/// Loss and gradients of a batch, by name.
+fn trained(config: &PalmConfig) -> (Tensor, BTreeMap<String, Tensor>) {
+    let (model, vars) = seeded(config, 50, DType::F32);
+    let rows = ids([1, 2, 3, 4, 5, 6, 7, 8]);
+    let tokens = Tokens { inputs: rows.clone(), targets: rows.roll(1, 1).unwrap() };
+    let loss = model.losses(&tokens).unwrap().objective;
+    let gradients = fadam_ops::backward(&loss).unwrap();
+    let vars = vars.into_named().into_iter();
+    (loss, vars.map(|(name, var)| (name, gradients.get(&var).unwrap().clone())).collect())
+}
+
+#[test]
+fn checkpointed_blocks_give_the_same_bits() {
+    let (loss, kept) = trained(&small());
+    let (again, computed_again) = trained(&PalmConfig { checkpoint: true, ..small() });
+    assert_eq!(difference(&loss, &again), 0.0);
+    assert_eq!(kept.len(), 2 + 2 * 5);
+    for (name, gradient) in &kept {
+        assert_eq!(difference(gradient, &computed_again[name]), 0.0, "{name}");
+    }
+}
+
+#[test]
+fn a_checkpoint_needs_the_backward_that_collects() {
+    let (model, _) = seeded(&PalmConfig { checkpoint: true, ..small() }, 50, DType::F32);
+    let rows = ids([1, 2, 3, 4, 5, 6, 7, 8]);
+    let loss = model.losses(&Tokens { inputs: rows.clone(), targets: rows }).unwrap().objective;
+    let err = loss.backward().unwrap_err().to_string();
+    assert!(err.contains("fadam_ops::backward"), "{err}");
+}
+
+#[test]
+fn bf16_computes_nearly_the_same_with_f32_gradients() {
+    let (loss, gradients) = trained(&small());
+    let (rough, rough_gradients) = trained(&PalmConfig { compute: Compute::Bf16, ..small() });
+    let off = difference(&loss, &rough);
+    assert!(off > 0.0 && off < 0.01 * scalar(&loss), "the loss is off by {off}");
+    for (name, gradient) in &gradients {
+        let rough = &rough_gradients[name];
+        assert_eq!(rough.dtype(), DType::F32, "{name}");
+        let (off, size) =
+            (difference(gradient, rough), difference(gradient, &gradient.zeros_like().unwrap()));
+        assert!(off > 0.0 && off < 0.05 * size, "{name} is off by {off} of {size}");
+    }
+}
+
+#[test]
+fn what_is_read_on_is_what_is_read_at_once() {
+    let (model, _) = seeded(&small(), 50, DType::F32);
+    let text = [7, 3, 3, 41, 0, 49, 12, 5];
+    let whole = model.forward(&ids(text)).unwrap().get(0).unwrap();
+    for cut in [vec![1; 8], vec![8], vec![3, 5], vec![5, 1, 2]] {
+        let (mut cache, mut at) = (Cache::new(), 0);
+        for n in cut {
+            let text: Vec<u32> = text[at..at + n].to_vec();
+            at += n;
+            let logits = model.read(&text, &mut cache).unwrap();
+            assert_eq!((logits.dims(), cache.positions()), (&[50][..], at));
+            let off = difference(&logits, &whole.get(at - 1).unwrap());
+            assert!(off < 2e-6, "after {at} tokens: off by {off}");
+        }
+    }
+    let mut cache = Cache::new();
+    model.read(&[1, 2], &mut cache).unwrap();
+    for refused in [&[][..], &[50], &[1; 7]] {
+        assert!(model.read(refused, &mut cache).is_err());
+        assert_eq!(cache.positions(), 2);
+    }
 }

@@ -12,7 +12,54 @@ use crate::op::constant;
 use crate::rows::for_rows;
 
 /// The gradients of one backward pass so far.
-type Collected = HashMap<TensorId, (CpuStorage, Shape)>;
+#[derive(Default)]
+struct Collected {
+    /// Of variables in this crate's ops, added up in place.
+    buffers: HashMap<TensorId, (CpuStorage, Shape)>,
+    /// Of variables in candle's ops inside of a [`checkpoint`](crate::checkpoint), and on other devices.
+    tensors: HashMap<TensorId, Tensor>,
+}
+
+impl Collected {
+    /// All of them, onto those of a store.
+    fn add_to(self, gradients: &mut GradStore) -> Result<()> {
+        let buffers = self.buffers.into_iter().map(|(id, (storage, shape))| match storage {
+            CpuStorage::F64(values) => Ok((id, constant(values, shape)?)),
+            CpuStorage::F32(values) => Ok((id, constant(values, shape)?)),
+            _ => bail!("a gradient that is neither f32 nor f64"),
+        });
+        for collected in buffers.chain(self.tensors.into_iter().map(Ok)) {
+            let (id, collected) = collected?;
+            let total = match gradients.get_id(id) {
+                Some(other) => (other + collected)?,
+                None => collected,
+            };
+            gradients.insert_id(id, total);
+        }
+        Ok(())
+    }
+}
+
+/// Whether this thread is in [`backward`].
+pub(crate) fn is_collecting() -> bool {
+    COLLECTED.with_borrow(Option::is_some)
+}
+
+/// Adds the gradients of a part of the network to those of the whole.
+pub(crate) fn collect(gradients: &GradStore) -> Result<()> {
+    COLLECTED.with_borrow_mut(|all| {
+        let Some(all) = all else { return Ok(()) };
+        for id in gradients.get_ids() {
+            let Some(g) = gradients.get_id(*id) else { continue };
+            let total = match all.tensors.remove(id) {
+                Some(other) => (other + g)?,
+                None => g.clone(),
+            };
+            all.tensors.insert(*id, total);
+        }
+        Ok(())
+    })
+}
 
 thread_local! {
     /// Of the backward pass that this thread is in.
@@ -44,26 +91,15 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
             COLLECTED.take();
         }
     }
-    if COLLECTED.with_borrow(Option::is_some) {
+    if is_collecting() {
         bail!("fadam_ops::backward inside of fadam_ops::backward");
     }
-    COLLECTED.set(Some(Collected::new()));
+    COLLECTED.set(Some(Collected::default()));
     let ended = Ended;
     let mut gradients = loss.backward()?;
     let collected = COLLECTED.take().unwrap_or_default();
     drop(ended);
-    for (id, (storage, shape)) in collected {
-        let collected = match storage {
-            CpuStorage::F64(values) => constant(values, shape)?,
-            CpuStorage::F32(values) => constant(values, shape)?,
-            _ => bail!("a gradient that is neither f32 nor f64"),
-        };
-        let total = match gradients.get_id(id) {
-            Some(other) => (other + collected)?,
-            None => collected,
-        };
-        gradients.insert_id(id, total);
-    }
+    collected.add_to(&mut gradients)?;
     Ok(gradients)
 }
 
@@ -99,15 +135,18 @@ fn update<T: Number>(
     weight: &Tensor,
     f: impl FnOnce(Option<Vec<T>>) -> Vec<T>,
 ) -> Result<Option<Tensor>> {
-    if !weight.is_variable() || COLLECTED.with_borrow(Option::is_none) {
+    if !weight.is_variable() || !is_collecting() {
         return Ok(Some(constant(f(None), weight.shape())?));
     }
     // Not borrowed while f runs: it may run other tasks of the pool.
-    let before = COLLECTED.with_borrow_mut(|all| all.as_mut()?.remove(&weight.id()));
+    let before = COLLECTED.with_borrow_mut(|all| all.as_mut()?.buffers.remove(&weight.id()));
     let before = before.map(|(storage, _)| T::cpu_storage_data(storage)).transpose()?;
     let storage = T::to_cpu_storage_owned(f(before));
     COLLECTED.with_borrow_mut(|all| {
-        all.as_mut().map(|all| all.insert(weight.id(), (storage, weight.shape().clone())))
+        all.as_mut().map(|all| {
+            let gradient = (storage, weight.shape().clone());
+            all.buffers.insert(weight.id(), gradient)
+        })
     });
     Ok(None)
 }

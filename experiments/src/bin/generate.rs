@@ -3,13 +3,14 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use experiments::allocator::{Allocator, keep_freed_memory};
 use experiments::generate::{Args, run};
 use fadam_train::run_main;
 
-/// The allocator of the training programs: a forward pass allocates and frees tensors all the time.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     run_main(|| run(&Args::parse(), &mut std::io::stdout()))
 }

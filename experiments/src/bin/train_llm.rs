@@ -4,16 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use experiments::allocator::{Allocator, keep_freed_memory};
 use experiments::llm::{
     ExportDtype, LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights, export,
 };
 use fadam_train::config::RunConfig;
 use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, bad_input, run_main};
 
-/// Training allocates and frees large tensors all the time; the system's allocator gives their pages
-/// back and faults them in again.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Trains a PaLM-style decoder on text, with FAdam, FAdafactor, Adam or Adafactor.
 ///
@@ -34,6 +33,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    keep_freed_memory();
     run_main(|| train(&Args::parse()))
 }
 

@@ -109,6 +109,8 @@ impl Experiment for TrainLlm {
         KeyDoc::new("model.init", "string", "\"fan-in\"", "fan-in, normal002", "Initial weights: matrices N(0, 1/√fan in) and embedding N(0, 1); or all N(0, 0.02)."),
         KeyDoc::new("model.logit_scale", "boolean", "true", "true, false", "Whether logits are multiplied by 1/√d, as unit-variance embeddings need."),
         KeyDoc::new("model.z_loss", "number", "1e-4", "≥ 0", "Weight of mean log² Z in the training loss; evaluation is without it."),
+        KeyDoc::new("model.compute", "string", "\"parameters\"", "parameters, bf16", "What is computed in: the parameters' f32, or bf16 with f32 parameters, gradients and loss (for GPUs)."),
+        KeyDoc::new("model.checkpoint", "boolean", "false", "true, false", "Whether blocks are computed again in the backward pass instead of kept: less memory, a third more time, the same bits."),
         KeyDoc::new("data.paths", "list of strings", "[]", "files, folders", "Training text: .txt, .jsonl, .jsonl.gz, .json.gz or folders of them; `hub:OWNER/NAME[@REVISION]/FILE` for a file of a dataset on the hub; `{000..123}` in a name stands for many; none: the embedded State of the Union 1961-2021."),
         KeyDoc::new("data.stream", "boolean", "false", "true, false", "Whether training text is read file by file as training goes on, all sequences of an epoch once; needs paths, eval_paths and tokenizer."),
         KeyDoc::new("data.shuffle", "integer", "10000", "≥ 1", "Consecutive sequences of a stream that are shuffled together."),

@@ -26,6 +26,21 @@ pub struct PalmConfig {
     pub logit_scale: bool,
     /// Weight of the z-loss `mean log² Z`, which keeps logits from drifting; 0 for none.
     pub z_loss: f64,
+    /// What everything but parameters, gradients of parameters and the loss is computed in.
+    pub compute: Compute,
+    /// Whether blocks are computed again in the backward pass: one block's activations are there at a time, for one forward
+    /// pass more. The same bits.
+    pub checkpoint: bool,
+}
+
+/// What a decoder computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Compute {
+    /// What the parameters are: f32.
+    Parameters,
+    /// bf16, with the f32 parameters converted at each use: for GPUs. The CPU computes in f32 and rounds.
+    Bf16,
 }
 
 /// How weights begin; norm scales begin at 1.
@@ -62,6 +77,8 @@ impl Default for PalmConfig {
             init: Init::FanIn,
             logit_scale: true,
             z_loss: 1e-4,
+            compute: Compute::Parameters,
+            checkpoint: false,
         }
     }
 }

@@ -8,11 +8,11 @@
 //! separate parameters, since clipping and factoring work per tensor and the partition changes the
 //! trajectory.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::{Init as Draw, VarBuilder};
 use fadam_ops::{Attention, CrossEntropy, Loss, Rope};
 
-use super::config::{Init, PalmConfig};
+use super::config::{Compute, Init, PalmConfig};
 
 /// A decoder. Parameters, with matrices stored `[out, in]`: `emb.weight [V, d]`, `norm.weight [d]`, and
 /// for block i `blocks.i.{norm [d], qkv [d + 2 dh, d], out [d, d], up [2 ff, d], down [d, ff]}.weight`.
@@ -23,6 +23,8 @@ pub struct Palm {
     blocks: Vec<Block>,
     norm: Tensor,
     attention: Attention,
+    /// What everything but the parameters, their gradients and the loss is computed in.
+    compute: DType,
 }
 
 /// Inputs and targets of next-token prediction, both `[B, T]` u32; targets are the inputs one later.
@@ -35,10 +37,10 @@ pub struct Tokens {
 }
 
 /// The parameters of one block, each a matrix `[out, in]` but for the norm's scale.
-#[derive(Debug)]
-struct Block {
+#[derive(Debug, Clone)]
+pub(super) struct Block {
     norm: Tensor,
-    qkv: Tensor,
+    pub(super) qkv: Tensor,
     out: Tensor,
     up: Tensor,
     down: Tensor,
@@ -51,6 +53,10 @@ impl Palm {
     /// If `vb` has not the parameters, or not in these shapes.
     pub fn new(config: &PalmConfig, vocab: usize, vb: &VarBuilder) -> Result<Self> {
         let d = config.d_model;
+        let compute = match config.compute {
+            Compute::Parameters => vb.dtype(),
+            Compute::Bf16 => DType::BF16,
+        };
         let embedding = Draw::Randn {
             mean: 0.0,
             stdev: match config.init {
@@ -65,6 +71,7 @@ impl Palm {
             emb: vb.pp("emb").get_with_hints((vocab, d), "weight", embedding)?,
             blocks,
             norm: norm(config, &vb.pp("norm"))?,
+            compute,
             attention: Attention {
                 heads: config.heads,
                 kv_heads: 1,
@@ -72,7 +79,7 @@ impl Palm {
                     config.seq_len,
                     config.d_head(),
                     config.rope_base,
-                    vb.dtype(),
+                    compute,
                     vb.device(),
                 )?),
             },
@@ -95,17 +102,46 @@ impl Palm {
     /// # Errors
     /// If a token is not in the vocabulary or the sequence is too long.
     pub fn forward(&self, tokens: &Tensor) -> Result<Tensor> {
-        let logits = fadam_ops::linear(&self.hidden(tokens)?, &self.emb, None)?;
+        self.logits(&self.blocks_on(tokens)?)
+    }
+
+    /// What the first block reads, `[B, T, d]`.
+    pub(super) fn embed(&self, tokens: &Tensor) -> Result<Tensor> {
+        fadam_ops::embedding(tokens, &self.emb)?.to_dtype(self.compute)
+    }
+
+    /// What the last block gives, `[B, T, d]`.
+    fn blocks_on(&self, tokens: &Tensor) -> Result<Tensor> {
+        let eps = self.config.norm_eps;
+        let mut x = self.embed(tokens)?;
+        for block in &self.blocks {
+            x = if self.config.checkpoint {
+                let (block, attention) = (block.clone(), self.attention.clone());
+                fadam_ops::checkpoint(&x, move |x| block.forward(x, &attention, eps))?
+            } else {
+                block.forward(&x, &self.attention, eps)?
+            };
+        }
+        Ok(x)
+    }
+
+    /// From the last block's output to what the logits are made of.
+    fn hidden(&self, x: &Tensor) -> Result<Tensor> {
+        fadam_ops::rms_norm(x, &self.norm.to_dtype(self.compute)?, self.config.norm_eps)
+    }
+
+    pub(super) fn logits(&self, x: &Tensor) -> Result<Tensor> {
+        let emb = self.emb.to_dtype(self.compute)?;
+        let logits = fadam_ops::linear(&self.hidden(x)?, &emb, None)?;
         if self.config.logit_scale { logits * self.logit_scale() } else { Ok(logits) }
     }
 
-    /// What the logits are made of, `[B, T, d]`.
-    fn hidden(&self, tokens: &Tensor) -> Result<Tensor> {
-        let mut x = fadam_ops::embedding(tokens, &self.emb)?;
-        for block in &self.blocks {
-            x = block.forward(&x, &self.attention, self.config.norm_eps)?;
-        }
-        fadam_ops::rms_norm(&x, &self.norm, self.config.norm_eps)
+    pub(super) fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    pub(super) fn rope(&self) -> &Rope {
+        self.attention.rope.as_ref().expect("made with one")
     }
 
     fn logit_scale(&self) -> f64 {
@@ -118,7 +154,8 @@ impl Palm {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn losses(&self, tokens: &Tokens) -> Result<Loss> {
-        self.losses_of(&self.hidden(&tokens.inputs)?, &self.emb, &tokens.targets)
+        let hidden = self.hidden(&self.blocks_on(&tokens.inputs)?)?;
+        self.losses_of(&hidden, &self.emb.to_dtype(self.compute)?, &tokens.targets)
     }
 
     /// The mean cross-entropy of a batch, 0-d, in nats a token, without a gradient.
@@ -126,8 +163,9 @@ impl Palm {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub fn cross_entropy(&self, tokens: &Tokens) -> Result<Tensor> {
-        let hidden = self.hidden(&tokens.inputs)?.detach();
-        Ok(self.losses_of(&hidden, &self.emb.detach(), &tokens.targets)?.cross_entropy)
+        let hidden = self.hidden(&self.blocks_on(&tokens.inputs)?)?.detach();
+        let emb = self.emb.detach().to_dtype(self.compute)?;
+        Ok(self.losses_of(&hidden, &emb, &tokens.targets)?.cross_entropy)
     }
 
     fn losses_of(&self, hidden: &Tensor, emb: &Tensor, targets: &Tensor) -> Result<Loss> {
@@ -162,11 +200,31 @@ impl Block {
 
     /// `x + out(attention(norm x)) + down(swiglu(up(norm x)))`, `[B, T, d]`.
     fn forward(&self, x: &Tensor, attention: &Attention, eps: f64) -> Result<Tensor> {
-        let h = fadam_ops::rms_norm(x, &self.norm, eps)?;
-        let qkv = fadam_ops::linear(&h, &self.qkv, None)?;
-        let attended = fadam_ops::causal_attention(&qkv, attention)?;
-        let attended = fadam_ops::linear(&attended, &self.out, None)?;
-        let up = fadam_ops::linear(&h, &self.up, None)?;
+        let block = self.at(x.dtype())?;
+        let h = block.normalised(x, eps)?;
+        let qkv = fadam_ops::linear(&h, &block.qkv, None)?;
+        block.sum(x, &h, &fadam_ops::causal_attention(&qkv, attention)?)
+    }
+
+    /// The same parameters in the dtype that is computed in; their gradients go back through the conversion.
+    pub(super) fn at(&self, dtype: DType) -> Result<Self> {
+        Ok(Self {
+            norm: self.norm.to_dtype(dtype)?,
+            qkv: self.qkv.to_dtype(dtype)?,
+            out: self.out.to_dtype(dtype)?,
+            up: self.up.to_dtype(dtype)?,
+            down: self.down.to_dtype(dtype)?,
+        })
+    }
+
+    pub(super) fn normalised(&self, x: &Tensor, eps: f64) -> Result<Tensor> {
+        fadam_ops::rms_norm(x, &self.norm, eps)
+    }
+
+    /// The residual stream, what attention mixed, and the feed-forward of `h`.
+    pub(super) fn sum(&self, x: &Tensor, h: &Tensor, mixed: &Tensor) -> Result<Tensor> {
+        let attended = fadam_ops::linear(mixed, &self.out, None)?;
+        let up = fadam_ops::linear(h, &self.up, None)?;
         let fed = fadam_ops::linear(&fadam_ops::swiglu(&up)?, &self.down, None)?;
         (x + attended)? + fed
     }

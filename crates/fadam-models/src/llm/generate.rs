@@ -1,12 +1,13 @@
 //! Text from a decoder, token by token.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result};
 use candle_transformers::generation::LogitsProcessor;
 
-use super::Palm;
+use super::{Cache, Palm};
 
 /// Continues `prompt` by up to `new_tokens` tokens drawn by `sampler`, ending early at `eos`; returns the
-/// new tokens, without `eos`. The model sees the last `seq_len` tokens.
+/// new tokens, without `eos`. The model sees the last `seq_len` tokens of the prompt, and goes on from the last half of
+/// its context whenever that is full.
 ///
 /// # Errors
 /// If the prompt is empty or holds a token that is not in the vocabulary.
@@ -33,11 +34,16 @@ pub fn continuation<'a>(
     if prompt.is_empty() {
         candle_core::bail!("generation needs a prompt of at least one token");
     }
-    let mut tokens = prompt.to_vec();
+    let (mut tokens, mut cache) = (prompt.to_vec(), Cache::new());
+    // Tokens from here on are in the cache or to be read.
+    let mut begin = tokens.len().saturating_sub(model.config().seq_len);
     let mut next = move || {
-        let context = &tokens[tokens.len().saturating_sub(model.config().seq_len)..];
-        let logits = model.forward(&Tensor::new(context, model.device())?.unsqueeze(0)?)?;
-        let next = sampler.sample(&logits.get(0)?.get(context.len() - 1)?)?;
+        if tokens.len() - begin > model.config().seq_len {
+            begin = tokens.len() - model.config().seq_len.div_ceil(2);
+            cache = Cache::new();
+        }
+        let logits = model.read(&tokens[begin + cache.positions()..], &mut cache)?;
+        let next = sampler.sample(&logits.to_dtype(DType::F32)?)?;
         tokens.push(next);
         Ok(next)
     };

@@ -14,6 +14,8 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Examples a step.
     pub batch: usize,
+    /// Batches whose mean gradient makes one step: large steps in the memory of small ones.
+    pub accumulate: usize,
     /// Seed of everything random.
     pub seed: u64,
     /// A safetensors file with the weights to start from; empty to draw them from `seed`. It is read
@@ -30,6 +32,7 @@ impl Default for TrainConfig {
         Self {
             steps: 1000,
             batch: 16,
+            accumulate: 1,
             seed: 0,
             init: PathBuf::new(),
             eval_every: 100,
@@ -47,6 +50,7 @@ impl TrainConfig {
     pub(super) fn check(&self) -> Result<(), FieldError> {
         at_least_1("train.steps", self.steps)?;
         at_least_1("train.batch", self.batch as u64)?;
+        at_least_1("train.accumulate", self.accumulate as u64)?;
         at_least_1("train.eval_every", self.eval_every)?;
         at_least_1("train.log_every", self.log_every)
     }
