@@ -76,7 +76,12 @@ impl Attention {
 /// # Errors
 /// If the last dimension cannot be cut into these heads, or `rope` is for fewer positions or another width.
 pub fn causal_attention(qkv: &Tensor, attention: &Attention) -> Result<Tensor> {
-    let (_, t, width) = qkv.dims3()?;
+    let [_, t, width] = *qkv.dims() else {
+        bail!(
+            "{NAME}: the packed argument has shape {:?}, where [B, T, (h + 2 k) d] is expected",
+            qkv.dims()
+        )
+    };
     let d_head = attention.d_head(width)?;
     if let Some(rope) = &attention.rope {
         rope.check(NAME, t, d_head)?;

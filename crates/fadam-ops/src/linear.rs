@@ -89,14 +89,22 @@ struct Linear<T> {
 fn gradients<T: Number>(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
     let (o, i) = w.dims2()?;
     let rows = x.elem_count() / i;
-    let dx = read([w, g], |[w, g]: [&[T]; 2]| {
-        product(Matrix::new(g, rows, o), Matrix::new(w, o, i), T::one(), Threads::All)
-    })?;
-    let dw = read([x, g], |[x, g]: [&[T]; 2]| {
-        let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
-        accumulate(w, |dw, into| product_into(g.t(), x, T::one(), dw, i, into, Threads::All))
-    })??;
-    Ok([Some(constant(dx, x.shape())?), dw])
+    let of_x = || {
+        let dx = read([w, g], |[w, g]: [&[T]; 2]| {
+            product(Matrix::new(g, rows, o), Matrix::new(w, o, i), T::one(), Threads::All)
+        })?;
+        constant(dx, x.shape())
+    };
+    let of_w = || {
+        read([x, g], |[x, g]: [&[T]; 2]| {
+            let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
+            accumulate(w, |dw, into| product_into(g.t(), x, T::one(), dw, i, into, Threads::All))
+        })?
+    };
+    // A product is not made for what asks for no gradient: data, or a frozen weight.
+    let dx = if x.track_op() { Some(of_x()?) } else { None };
+    let dw = if w.track_op() { of_w()? } else { None };
+    Ok([dx, dw])
 }
 
 impl<T: Number> Backward<2> for Linear<T> {
@@ -121,7 +129,7 @@ impl<T: Number> Backward<3> for Linear<T> {
         let o = b.elem_count();
         let db = read([g], |[g]: [&[T]; 1]| {
             // Only the sum is wanted: the rows are one element each.
-            let mut rows = vec![(); g.len() / o];
+            let mut rows = vec![(); g.len() / o.max(1)];
             sum_rows(&mut rows, 1, o, |first, rows, sum: &mut [T]| {
                 for g in g[first * o..].chunks_exact(o).take(rows.len()) {
                     sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += *g);

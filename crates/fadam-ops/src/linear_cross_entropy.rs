@@ -112,10 +112,7 @@ struct Pass<'a, T> {
 impl<T: Number> Pass<'_, T> {
     fn run(&mut self, x: &[T], w: &[T]) {
         let (classes, d) = (self.classes, self.d);
-        let at_once: usize = std::env::var("AT_ONCE")
-            .ok()
-            .and_then(|s| s.parse().ok())
-            .unwrap_or((LOGITS / classes.max(1)).clamp(64, 256));
+        let at_once = (LOGITS / classes.max(1)).clamp(64, 256);
         let mut logits = vec![T::zero(); classes * at_once.min(self.targets.of.len())];
         let w = Matrix::new(w, classes, d);
         for (chunk, x) in x.chunks(at_once * d).enumerate() {
