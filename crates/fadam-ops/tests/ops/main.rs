@@ -9,6 +9,7 @@ mod dropout;
 mod embedding;
 mod errors;
 mod goldens;
+mod gradients;
 mod laws;
 
 mod layer_norm;
