@@ -37,6 +37,11 @@
 //!
 //! `loss.backward()` works as always. [`backward`] gives the same gradients and adds up those of weights in place.
 
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined into pulp's dispatch is not compiled for the instruction set it chose"
+)]
+
 mod activation;
 mod attention;
 mod cross_entropy;

@@ -2,7 +2,7 @@
 //!
 //! With g = ∂L/∂y: `∂L/∂x = g W`, `∂L/∂W = gᵀ x`, `∂L/∂b = Σ g` over rows.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, Result, Shape, Tensor, bail};
 
 use crate::gradients::{accumulate, give};
 use crate::matrix::{Matrix, Threads, product, product_into, transposed};
@@ -48,14 +48,17 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
             linear(&x.to_dtype(wide)?, &w.to_dtype(wide)?, b.as_ref())?.to_dtype(x.dtype())
         }
         Route::Composed => {
-            let mut shape = x.dims().to_vec();
             let width = x.dim(D::Minus1)?;
-            let y = x.reshape(((), width))?.matmul(&w.t()?)?;
-            *shape.last_mut().expect("checked above") = w.dim(0)?;
-            let y = y.reshape(shape)?;
+            let y = x.reshape(((), width))?.matmul(&w.t()?)?.reshape(shape_of(x, w.dim(0)?))?;
             b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))
         }
     }
+}
+
+/// That of x, with o for the last dimension.
+fn shape_of(x: &Tensor, o: usize) -> Shape {
+    let before = &x.dims()[..x.rank().saturating_sub(1)];
+    before.iter().copied().chain([o]).collect::<Vec<_>>().into()
 }
 
 fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
@@ -65,11 +68,10 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor
         let w = transposed(w, o, i);
         product(Matrix::new(x, rows, i), Matrix::new(&w, i, o), T::one(), Threads::All)
     })?;
-    let mut shape = x.dims().to_vec();
-    *shape.last_mut().expect("checked by the caller") = o;
+    let shape = shape_of(x, o);
     let of = std::marker::PhantomData;
     let Some(b) = b else {
-        return node(NAME, [x, w], (y, shape.into()), Linear::<T> { of });
+        return node(NAME, [x, w], (y, shape), Linear::<T> { of });
     };
     read([b], |[b]: [&[T]; 1]| {
         for_rows(&mut y, o, |_, y| {
@@ -78,7 +80,7 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor
             }
         });
     })?;
-    node(NAME, [x, w, b], (y, shape.into()), Linear::<T> { of })
+    node(NAME, [x, w, b], (y, shape), Linear::<T> { of })
 }
 
 struct Linear<T> {

@@ -52,7 +52,9 @@ pub(crate) fn in_place<T: Number>(row: &mut [T]) {
     let largest = T::largest(row);
     vectorise(Exponentials { row, largest });
     let by = T::total(row).recip();
-    row.iter_mut().for_each(|x| *x = *x * by);
+    for x in row {
+        *x *= by;
+    }
 }
 
 struct Softmax<T>(std::marker::PhantomData<T>);

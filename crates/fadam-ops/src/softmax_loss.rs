@@ -93,10 +93,8 @@ fn fused<T: Number>(logits: &Tensor, targets: Targets, options: &CrossEntropy) -
         for ((z, y), log_z) in logits.chunks(classes).zip(&targets.of).zip(&log_z) {
             let Some(y) = y else { continue };
             let z_y = logit_scale * z[*y].double();
-            let mean = match s > 0.0 {
-                true => logit_scale * T::total(z).double() / classes as f64,
-                false => 0.0,
-            };
+            let mean =
+                if s > 0.0 { logit_scale * T::total(z).double() / classes as f64 } else { 0.0 };
             cross_entropy += log_z - z_y;
             objective += log_z - (1.0 - s) * z_y - s * mean + z_loss * log_z * log_z;
         }
@@ -150,7 +148,9 @@ impl<T: Number> Backward<1> for SoftmaxLoss<T> {
                     vectorise(Exponentials { z: dz, by: scale, less });
                     let factor = T::of(by * (1.0 + 2.0 * z_loss * log_z));
                     let spread = T::of(by * s / classes as f64);
-                    dz.iter_mut().for_each(|z| *z = *z * factor - spread);
+                    for z in dz.iter_mut() {
+                        *z = *z * factor - spread;
+                    }
                     dz[*y] -= T::of(by * (1.0 - s));
                 }
             });
