@@ -7,7 +7,7 @@
 //! ∂v = Pᵀ g,   ∂P = g vᵀ,   ∂S = P ∘ (∂P − rowsum(g ∘ o)),   ∂q = c ∂S k,   ∂k = c ∂Sᵀ q
 //! ```
 //!
-//! (rowsum(g ∘ o) is rowsum(P ∘ ∂P), as FlashAttention has it: Dao et al., arXiv 2205.14135, appendix B.) Queries are taken
+//! (rowsum(g ∘ o) is rowsum(P ∘ ∂P), as `FlashAttention` has it: Dao et al., arXiv 2205.14135, appendix B.) Queries are taken
 //! [`TILE`] positions at a time, those of all heads that share a key head together; P is computed again in the backward
 //! pass, so that no `[T, T]` matrix is kept. Sequences are shared out among the threads.
 
@@ -76,7 +76,12 @@ impl Attention {
 /// # Errors
 /// If the last dimension cannot be cut into these heads, or `rope` is for fewer positions or another width.
 pub fn causal_attention(qkv: &Tensor, attention: &Attention) -> Result<Tensor> {
-    let (_, t, width) = qkv.dims3()?;
+    let [_, t, width] = *qkv.dims() else {
+        bail!(
+            "{NAME}: the packed argument has shape {:?}, where [B, T, (h + 2 k) d] is expected",
+            qkv.dims()
+        )
+    };
     let d_head = attention.d_head(width)?;
     if let Some(rope) = &attention.rope {
         rope.check(NAME, t, d_head)?;
@@ -329,7 +334,7 @@ impl<'a, T: Number> Heads<'a, T> {
             let at = q.len();
             q.extend_from_slice(&qkv[position * self.width + head * self.d..][..self.d]);
             self.rotate(&mut q[at..], position, Turn::Forward);
-            q[at..].iter_mut().for_each(|q| *q = *q * self.scale);
+            q[at..].iter_mut().for_each(|q| *q *= self.scale);
         }
     }
 

@@ -6,7 +6,7 @@ use crate::gradients::accumulate;
 use crate::matrix::Into;
 use crate::number::Number;
 use crate::op::{Backward, node, read};
-use crate::route::Route;
+use crate::route::{Route, matrix};
 use crate::rows::new_rows;
 
 const NAME: &str = "embedding";
@@ -31,7 +31,7 @@ const NAME: &str = "embedding";
 /// # Errors
 /// An id that is no row of `w`: its place and value.
 pub fn embedding(ids: &Tensor, w: &Tensor) -> Result<Tensor> {
-    let (rows, d) = w.dims2()?;
+    let (rows, d) = matrix(NAME, "w", w)?;
     if ids.dtype() != DType::U32 {
         bail!("{NAME}: ids are {:?}, not u32", ids.dtype());
     }
@@ -77,7 +77,8 @@ impl<T: Number> Backward<1> for Embedding<T> {
                 if into == Into::Overwrite {
                     dw.fill(T::zero());
                 }
-                for (g, id) in g.chunks_exact(d).zip(&self.ids) {
+                // An empty g of empty rows has nothing to add.
+                for (g, id) in g.chunks_exact(d.max(1)).zip(&self.ids) {
                     let row = &mut dw[*id as usize * d..][..d];
                     row.iter_mut().zip(g).for_each(|(dw, g)| *dw += *g);
                 }

@@ -69,7 +69,9 @@ fn normalise<T: Number>(x: &[T], eps: f64, out: &mut [T]) -> T {
     let mean = T::total(x) / d;
     out.iter_mut().zip(x).for_each(|(out, x)| *out = *x - mean);
     let r = (T::dot(out, out) / d + T::of(eps)).sqrt().recip();
-    out.iter_mut().for_each(|out| *out = *out * r);
+    for out in out {
+        *out *= r;
+    }
     r
 }
 

@@ -24,12 +24,24 @@
 //! pool. bf16 and f16 on the CPU are widened to f32 and rounded back. On CUDA and Metal they are composed of candle's
 //! differentiable ops: correct, not fused.
 //!
-//! Results are the same bits on every run on one machine, whatever the number of threads, but for matrix products large
-//! enough for the crate `gemm` to share them out differently.
+//! Results are the same bits on every run on one machine, whatever the number of threads and the layout of the arguments.
+//! That includes matrix products: the crate `gemm` shares out tiles of the result, and cuts the inner dimension by the
+//! machine's caches alone. Machines whose vectors differ in width round sums differently.
+//!
+//! # Nothing, and what is refused
+//!
+//! No rows, or rows of no width, give an empty value and gradients of 0; a softmax of no numbers, a product over an inner
+//! dimension of 0 and a mean loss of no rows are errors. Errors begin with the name of the op. An argument that is no
+//! variable and comes from none gets no gradient, and [`linear`] and [`linear_cross_entropy()`] do not compute it.
 //!
 //! # Gradients of weights
 //!
 //! `loss.backward()` works as always. [`backward`] gives the same gradients and adds up those of weights in place.
+
+#![allow(
+    clippy::inline_always,
+    reason = "what is not inlined into pulp's dispatch is not compiled for the instruction set it chose"
+)]
 
 mod activation;
 mod attention;

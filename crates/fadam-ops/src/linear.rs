@@ -2,7 +2,7 @@
 //!
 //! With g = ∂L/∂y: `∂L/∂x = g W`, `∂L/∂W = gᵀ x`, `∂L/∂b = Σ g` over rows.
 
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, Result, Shape, Tensor, bail};
 
 use crate::gradients::{accumulate, give};
 use crate::matrix::{Matrix, Threads, product, product_into, transposed};
@@ -48,14 +48,17 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
             linear(&x.to_dtype(wide)?, &w.to_dtype(wide)?, b.as_ref())?.to_dtype(x.dtype())
         }
         Route::Composed => {
-            let mut shape = x.dims().to_vec();
             let width = x.dim(D::Minus1)?;
-            let y = x.reshape(((), width))?.matmul(&w.t()?)?;
-            *shape.last_mut().expect("checked above") = w.dim(0)?;
-            let y = y.reshape(shape)?;
+            let y = x.reshape(((), width))?.matmul(&w.t()?)?.reshape(shape_of(x, w.dim(0)?))?;
             b.map_or(Ok(y.clone()), |b| y.broadcast_add(b))
         }
     }
+}
+
+/// That of x, with o for the last dimension.
+fn shape_of(x: &Tensor, o: usize) -> Shape {
+    let before = &x.dims()[..x.rank().saturating_sub(1)];
+    before.iter().copied().chain([o]).collect::<Vec<_>>().into()
 }
 
 fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
@@ -65,11 +68,10 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor
         let w = transposed(w, o, i);
         product(Matrix::new(x, rows, i), Matrix::new(&w, i, o), T::one(), Threads::All)
     })?;
-    let mut shape = x.dims().to_vec();
-    *shape.last_mut().expect("checked by the caller") = o;
+    let shape = shape_of(x, o);
     let of = std::marker::PhantomData;
     let Some(b) = b else {
-        return node(NAME, [x, w], (y, shape.into()), Linear::<T> { of });
+        return node(NAME, [x, w], (y, shape), Linear::<T> { of });
     };
     read([b], |[b]: [&[T]; 1]| {
         for_rows(&mut y, o, |_, y| {
@@ -78,7 +80,7 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor
             }
         });
     })?;
-    node(NAME, [x, w, b], (y, shape.into()), Linear::<T> { of })
+    node(NAME, [x, w, b], (y, shape), Linear::<T> { of })
 }
 
 struct Linear<T> {
@@ -89,14 +91,22 @@ struct Linear<T> {
 fn gradients<T: Number>(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
     let (o, i) = w.dims2()?;
     let rows = x.elem_count() / i;
-    let dx = read([w, g], |[w, g]: [&[T]; 2]| {
-        product(Matrix::new(g, rows, o), Matrix::new(w, o, i), T::one(), Threads::All)
-    })?;
-    let dw = read([x, g], |[x, g]: [&[T]; 2]| {
-        let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
-        accumulate(w, |dw, into| product_into(g.t(), x, T::one(), dw, i, into, Threads::All))
-    })??;
-    Ok([Some(constant(dx, x.shape())?), dw])
+    let of_x = || {
+        let dx = read([w, g], |[w, g]: [&[T]; 2]| {
+            product(Matrix::new(g, rows, o), Matrix::new(w, o, i), T::one(), Threads::All)
+        })?;
+        constant(dx, x.shape())
+    };
+    let of_w = || {
+        read([x, g], |[x, g]: [&[T]; 2]| {
+            let (x, g) = (Matrix::new(x, rows, i), Matrix::new(g, rows, o));
+            accumulate(w, |dw, into| product_into(g.t(), x, T::one(), dw, i, into, Threads::All))
+        })?
+    };
+    // A product is not made for what asks for no gradient: data, or a frozen weight.
+    let dx = if x.track_op() { Some(of_x()?) } else { None };
+    let dw = if w.track_op() { of_w()? } else { None };
+    Ok([dx, dw])
 }
 
 impl<T: Number> Backward<2> for Linear<T> {
@@ -121,7 +131,7 @@ impl<T: Number> Backward<3> for Linear<T> {
         let o = b.elem_count();
         let db = read([g], |[g]: [&[T]; 1]| {
             // Only the sum is wanted: the rows are one element each.
-            let mut rows = vec![(); g.len() / o];
+            let mut rows = vec![(); g.len() / o.max(1)];
             sum_rows(&mut rows, 1, o, |first, rows, sum: &mut [T]| {
                 for g in g[first * o..].chunks_exact(o).take(rows.len()) {
                     sum.iter_mut().zip(g).for_each(|(sum, g)| *sum += *g);

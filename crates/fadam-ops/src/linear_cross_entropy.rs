@@ -325,7 +325,7 @@ fn scaled<T: Number>(kept: &Mutex<Option<Vec<T>>>, by: T) -> Result<Vec<T>> {
         bail!("{NAME}: a second backward pass; compute the loss again");
     };
     if by != T::one() {
-        kept.par_chunks_mut(1 << 14).for_each(|part| part.iter_mut().for_each(|g| *g = *g * by));
+        kept.par_chunks_mut(1 << 14).for_each(|part| part.iter_mut().for_each(|g| *g *= by));
     }
     Ok(kept)
 }
@@ -338,10 +338,8 @@ impl<T: Number> Backward<2> for LinearCrossEntropy<T> {
         g: &Tensor,
     ) -> Result<[Option<Tensor>; 2]> {
         let by = read([g], |[g]: [&[T]; 1]| g[0])?;
-        let dx = match x.track_op() {
-            true => Some(constant(scaled(&self.dx, by)?, x.shape())?),
-            false => None,
-        };
+        let dx =
+            if x.track_op() { Some(constant(scaled(&self.dx, by)?, x.shape())?) } else { None };
         if !w.track_op() {
             return Ok([dx, None]);
         }

@@ -91,7 +91,7 @@ impl<B: Backward<1>> CustomOp1 for Node<B> {
     }
 
     fn bwd(&self, a: &Tensor, value: &Tensor, gradient: &Tensor) -> Result<Option<Tensor>> {
-        let [a] = self.backward.backward([a], value, gradient)?;
+        let [a] = gradients(&self.backward, [a], value, gradient)?;
         Ok(a)
     }
 }
@@ -118,7 +118,7 @@ impl<B: Backward<2>> CustomOp2 for Node<B> {
         value: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        Ok(self.backward.backward([a, b], value, gradient)?.into())
+        Ok(gradients(&self.backward, [a, b], value, gradient)?.into())
     }
 }
 
@@ -147,8 +147,22 @@ impl<B: Backward<3>> CustomOp3 for Node<B> {
         value: &Tensor,
         gradient: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        Ok(self.backward.backward([a, b, c], value, gradient)?.into())
+        Ok(gradients(&self.backward, [a, b, c], value, gradient)?.into())
     }
+}
+
+/// Those of the arguments that ask for one: candle would keep the others as well, for nobody.
+fn gradients<const N: usize>(
+    backward: &impl Backward<N>,
+    arguments: [&Tensor; N],
+    value: &Tensor,
+    gradient: &Tensor,
+) -> Result<[Option<Tensor>; N]> {
+    let mut all = backward.backward(arguments, value, gradient)?;
+    for (gradient, argument) in all.iter_mut().zip(arguments) {
+        *gradient = gradient.take().filter(|_| argument.track_op());
+    }
+    Ok(all)
 }
 
 /// Runs `f` on the elements of CPU tensors, in row-major order; a tensor that is not contiguous is copied first.

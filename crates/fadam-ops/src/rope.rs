@@ -103,8 +103,10 @@ impl Rope {
 /// # Errors
 /// Positions or a width that `rope` is not for; another dtype or device than `rope`'s.
 pub fn rope(x: &Tensor, rope: &Rope, from: usize) -> Result<Tensor> {
-    let (t, d) = (x.dim(D::Minus2)?, x.dim(D::Minus1)?);
-    rope.check(NAME, from + t, d)?;
+    let [.., t, d] = *x.dims() else {
+        bail!("{NAME}: x has shape {:?}, where [..., positions, width] is expected", x.dims())
+    };
+    rope.check(NAME, from.saturating_add(t), d)?;
     match Route::of(NAME, &[x, &rope.cos])? {
         Route::Single => fused::<f32>(x, rope, from),
         Route::Double => fused::<f64>(x, rope, from),

@@ -1,6 +1,6 @@
 //! Which implementation an op takes, and the checks that all ops share.
 
-use candle_core::{D, DType, Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
 
 /// How an op is computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +48,23 @@ impl Route {
     }
 }
 
+/// The size of x's last dimension.
+pub(crate) fn last_dim(op: &str, x: &Tensor) -> Result<usize> {
+    let Some(d) = x.dims().last() else { bail!("{op}: x is one number, without a last dimension") };
+    Ok(*d)
+}
+
+/// The rows and columns of a matrix.
+pub(crate) fn matrix(op: &str, what: &str, w: &Tensor) -> Result<(usize, usize)> {
+    let [rows, columns] = *w.dims() else {
+        bail!("{op}: {what} has shape {:?}, and is not a matrix", w.dims())
+    };
+    Ok((rows, columns))
+}
+
 /// Refuses a `w` that is not a vector of x's last dimension.
 pub(crate) fn last_dim_is(op: &str, x: &Tensor, what: &str, w: &Tensor) -> Result<()> {
-    let d = x.dim(D::Minus1)?;
+    let d = last_dim(op, x)?;
     if w.dims() != [d] {
         bail!(
             "{op}: {what} has shape {:?}, where the last dimension of {:?} asks for [{d}]",
@@ -63,7 +77,7 @@ pub(crate) fn last_dim_is(op: &str, x: &Tensor, what: &str, w: &Tensor) -> Resul
 
 /// Refuses a matrix `w [o, i]` that does not fit the rows of `x [..., i]`.
 pub(crate) fn is_of_rows(op: &str, x: &Tensor, w: &Tensor) -> Result<()> {
-    let (d, i) = (x.dim(D::Minus1)?, w.dims2()?.1);
+    let (d, i) = (last_dim(op, x)?, matrix(op, "w", w)?.1);
     if d != i || d == 0 {
         bail!(
             "{op}: x {:?} and w {:?}; the last dimensions must be the same and not 0",

@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor, bail};
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
-use crate::route::Route;
+use crate::route::{Route, last_dim};
 use crate::rows::for_rows;
 
 const NAME: &str = "softmax";
@@ -26,7 +26,7 @@ const NAME: &str = "softmax";
 /// # Errors
 /// If the last dimension is 0 or the dtype is not a float.
 pub fn softmax(x: &Tensor) -> Result<Tensor> {
-    if x.dim(D::Minus1)? == 0 {
+    if last_dim(NAME, x)? == 0 {
         bail!("{NAME}: the last dimension of {:?} is empty", x.dims());
     }
     match Route::of(NAME, &[x])? {
@@ -52,7 +52,9 @@ pub(crate) fn in_place<T: Number>(row: &mut [T]) {
     let largest = T::largest(row);
     vectorise(Exponentials { row, largest });
     let by = T::total(row).recip();
-    row.iter_mut().for_each(|x| *x = *x * by);
+    for x in row {
+        *x *= by;
+    }
 }
 
 struct Softmax<T>(std::marker::PhantomData<T>);

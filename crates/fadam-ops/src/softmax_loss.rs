@@ -2,14 +2,14 @@
 //!
 //! The forward pass keeps `log Z` of each row, and the backward pass makes p from it and the logits.
 
-use candle_core::{D, DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cross_entropy::{CrossEntropy, Loss, Targets};
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
-use crate::route::Route;
+use crate::route::{Route, last_dim};
 use crate::rows::for_rows;
 
 const NAME: &str = "cross_entropy";
@@ -35,13 +35,16 @@ const NAME: &str = "cross_entropy";
 /// A target that is no class; no target that counts; options out of their range.
 pub fn cross_entropy(logits: &Tensor, targets: &Tensor, options: &CrossEntropy) -> Result<Loss> {
     options.check(NAME)?;
-    let classes = logits.dim(D::Minus1)?;
+    let classes = last_dim(NAME, logits)?;
+    if classes == 0 {
+        bail!("{NAME}: logits {:?} are of no classes", logits.dims());
+    }
     match Route::of(NAME, &[logits])? {
         Route::Single | Route::Double => {}
         Route::Widened(wide) => return cross_entropy(&logits.to_dtype(wide)?, targets, options),
         Route::Composed => return composed(&logits.reshape(((), classes))?, targets, options),
     }
-    let rows = logits.elem_count() / classes.max(1);
+    let rows = logits.elem_count() / classes;
     let targets = options.targets(NAME, targets, rows, classes)?;
     match logits.dtype() {
         DType::F64 => fused::<f64>(logits, targets, options),
@@ -90,10 +93,8 @@ fn fused<T: Number>(logits: &Tensor, targets: Targets, options: &CrossEntropy) -
         for ((z, y), log_z) in logits.chunks(classes).zip(&targets.of).zip(&log_z) {
             let Some(y) = y else { continue };
             let z_y = logit_scale * z[*y].double();
-            let mean = match s > 0.0 {
-                true => logit_scale * T::total(z).double() / classes as f64,
-                false => 0.0,
-            };
+            let mean =
+                if s > 0.0 { logit_scale * T::total(z).double() / classes as f64 } else { 0.0 };
             cross_entropy += log_z - z_y;
             objective += log_z - (1.0 - s) * z_y - s * mean + z_loss * log_z * log_z;
         }
@@ -147,7 +148,9 @@ impl<T: Number> Backward<1> for SoftmaxLoss<T> {
                     vectorise(Exponentials { z: dz, by: scale, less });
                     let factor = T::of(by * (1.0 + 2.0 * z_loss * log_z));
                     let spread = T::of(by * s / classes as f64);
-                    dz.iter_mut().for_each(|z| *z = *z * factor - spread);
+                    for z in dz.iter_mut() {
+                        *z = *z * factor - spread;
+                    }
                     dz[*y] -= T::of(by * (1.0 - s));
                 }
             });

@@ -7,7 +7,7 @@ use candle_core::{D, Result, Tensor, bail};
 use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
-use crate::route::Route;
+use crate::route::{Route, last_dim};
 use crate::rows::new_rows;
 
 const NAME: &str = "swiglu";
@@ -26,7 +26,7 @@ const NAME: &str = "swiglu";
 /// # Errors
 /// If the last dimension is odd, or the dtype is not a float.
 pub fn swiglu(x: &Tensor) -> Result<Tensor> {
-    let width = x.dim(D::Minus1)?;
+    let width = last_dim(NAME, x)?;
     if !width.is_multiple_of(2) {
         bail!("{NAME}: the last dimension of {:?} is odd, and has no halves", x.dims());
     }

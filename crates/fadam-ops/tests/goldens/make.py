@@ -1,0 +1,63 @@
+"""Writes the golden cases of fadam-ops: inputs, outputs and gradients from PyTorch in float64.
+
+    python make.py        (torch 2.11, safetensors; the files are written beside this script)
+
+A file is a case. `x`, `w`, `b`, ...: arguments; `y`: the value; `g`: the gradient of the value; `grad.x`, ...: what
+`y.backward(g)` leaves in the arguments. Targets are int64.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+HERE = Path(__file__).parent
+torch.manual_seed(20250)
+torch.set_default_dtype(torch.float64)
+
+
+def write(name, f, arguments, constants=None):
+    """Runs `f` on the arguments and writes the case."""
+    leaves = {k: v.clone().requires_grad_() for k, v in arguments.items()}
+    y = f(**leaves)
+    g = torch.randn_like(y)
+    y.backward(g)
+    case = {**arguments, **(constants or {}), "y": y.detach(), "g": g}
+    case.update({f"grad.{k}": v.grad for k, v in leaves.items()})
+    save_file({k: v.contiguous() for k, v in case.items()}, HERE / f"{name}.safetensors")
+
+
+def rope(x, cos, sin):
+    """On split halves."""
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)
+
+
+def attention(qkv, heads, kv_heads, base=10000.0):
+    """Queries of all heads, then keys, then values; each key head serves `heads / kv_heads` query heads."""
+    B, T, width = qkv.shape
+    d = width // (heads + 2 * kv_heads)
+    q, k, v = qkv.split([heads * d, kv_heads * d, kv_heads * d], -1)
+    freq = base ** (-torch.arange(0, d, 2) / d)
+    ang = torch.arange(T)[:, None] * freq
+    cos, sin = ang.cos(), ang.sin()
+    q = rope(q.view(B, T, heads, d).transpose(1, 2), cos, sin)
+    k = rope(k.view(B, T, kv_heads, d).transpose(1, 2), cos, sin).repeat_interleave(heads // kv_heads, 1)
+    v = v.view(B, T, kv_heads, d).transpose(1, 2).repeat_interleave(heads // kv_heads, 1)
+    a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    return a.transpose(1, 2).reshape(B, T, heads * d)
+
+
+r = torch.randn
+write("layer_norm", lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b, 1e-5), dict(x=r(3, 2, 10), w=r(10), b=r(10)))
+write("rms_norm", lambda x, w: F.rms_norm(x, x.shape[-1:], w, 1e-6), dict(x=r(3, 2, 10), w=r(10)))
+write("gelu", lambda x, b: F.gelu(x + b, approximate="tanh"), dict(x=2 * r(4, 9), b=r(9)))
+write("silu", lambda x, b: F.silu(x + b), dict(x=2 * r(4, 9), b=r(9)))
+for heads, kv_heads in [(2, 2), (4, 2), (3, 1)]:
+    f = lambda qkv: attention(qkv, heads, kv_heads)
+    write(f"attention-{heads}-{kv_heads}", f, dict(qkv=r(2, 11, (heads + 2 * kv_heads) * 4)))
+targets = torch.randint(7, (3, 4))
+targets[0, 1] = targets[2, 3] = 1000
+loss = lambda x: F.cross_entropy(x.flatten(0, 1), targets.flatten(), ignore_index=1000, label_smoothing=0.1)
+write("cross_entropy", loss, dict(x=2 * r(3, 4, 7)), dict(targets=targets))

@@ -1,0 +1,80 @@
+//! PyTorch's values and gradients in float64: `tests/goldens/README.md` says how they were made.
+//!
+//! Both sides round to 2⁻⁵³ a few dozen times; 1e-10 leaves room for other orders of summing, and for nothing else.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Result, Tensor};
+use fadam_ops::{Activation, Attention, CrossEntropy, Rope};
+
+use crate::check::{functional, of_all, relative, vars};
+
+fn compare(file: &str, arguments: &[&str], op: impl Fn(&[Tensor], &Golden) -> Result<Tensor>) {
+    let path = format!("{}/tests/goldens/{file}.safetensors", env!("CARGO_MANIFEST_DIR"));
+    let golden: Golden = candle_core::safetensors::load(path, &Device::Cpu).unwrap();
+    let given: Vec<Tensor> = arguments.iter().map(|name| golden[*name].clone()).collect();
+    let (vars, tensors) = vars(&given);
+    let y = op(&tensors, &golden).unwrap();
+    let off = relative(&y, &golden["y"]);
+    assert!(off < 1e-10, "{file}: the value is off by {off:e}");
+    for plain in [true, false] {
+        let loss = functional(&op(&tensors, &golden).unwrap(), &golden["g"]).unwrap();
+        let gradients = if plain { loss.backward() } else { fadam_ops::backward(&loss) };
+        for (name, ours) in arguments.iter().zip(of_all(&vars, &gradients.unwrap())) {
+            let off = relative(&ours, &golden[&format!("grad.{name}")]);
+            assert!(off < 1e-10, "{file}: the gradient of {name} is off by {off:e}");
+        }
+    }
+}
+
+type Golden = HashMap<String, Tensor>;
+
+#[test]
+fn norms() {
+    compare("layer_norm", &["x", "w", "b"], |x, _| {
+        fadam_ops::layer_norm(&x[0], &x[1], &x[2], 1e-5)
+    });
+    compare("rms_norm", &["x", "w"], |x, _| fadam_ops::rms_norm(&x[0], &x[1], 1e-6));
+}
+
+#[test]
+fn activations() {
+    for (file, activation) in [("gelu", Activation::Gelu), ("silu", Activation::Silu)] {
+        compare(file, &["x", "b"], |x, _| fadam_ops::bias_activation(&x[0], &x[1], activation));
+    }
+}
+
+#[test]
+fn silu_in_swiglu() {
+    compare("silu", &["x", "b"], |x, _| {
+        let gate = x[0].broadcast_add(&x[1])?;
+        fadam_ops::swiglu(&Tensor::cat(&[&gate, &gate.ones_like()?], 1)?)
+    });
+}
+
+#[test]
+fn attention_with_rotary_positions() {
+    let rope = Rope::new(11, 4, 10_000.0, DType::F64, &Device::Cpu).unwrap();
+    for (heads, kv_heads) in [(2, 2), (4, 2), (3, 1)] {
+        let attention = Attention { heads, kv_heads, rope: Some(rope.clone()) };
+        compare(&format!("attention-{heads}-{kv_heads}"), &["qkv"], |x, _| {
+            fadam_ops::causal_attention(&x[0], &attention)
+        });
+    }
+}
+
+#[test]
+fn losses() {
+    let options =
+        CrossEntropy { ignore_index: Some(1000), label_smoothing: 0.1, ..CrossEntropy::default() };
+    compare("cross_entropy", &["x"], |x, golden| {
+        let targets = golden["targets"].to_dtype(DType::U32)?;
+        Ok(fadam_ops::cross_entropy(&x[0], &targets, &options)?.objective)
+    });
+    // With the unit matrix for W, x is the logits.
+    compare("cross_entropy", &["x"], |x, golden| {
+        let targets = golden["targets"].to_dtype(DType::U32)?;
+        let unit = Tensor::eye(7, DType::F64, &Device::Cpu)?;
+        Ok(fadam_ops::linear_cross_entropy(&x[0], &unit, &targets, &options)?.objective)
+    });
+}

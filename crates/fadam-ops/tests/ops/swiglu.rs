@@ -1,0 +1,49 @@
+//! `swiglu`
+
+use candle_core::{D, Tensor};
+use proptest::prelude::*;
+
+use crate::check::{Case, Draw};
+
+pub(crate) fn case(seed: u64, shape: &[usize]) -> Case {
+    let n = shape[shape.len() - 1] / 2;
+    Case {
+        name: format!("swiglu {shape:?}"),
+        // Gates between −6 and 6.
+        arguments: vec![(Draw::new(seed).tensor(shape) * 4.0).unwrap()],
+        op: Box::new(|x: &[Tensor]| fadam_ops::swiglu(&x[0])),
+        composed: Box::new(move |x: &[Tensor]| {
+            let gate = x[0].narrow(D::Minus1, 0, n)?;
+            let sigmoid = (gate.neg()?.exp()? + 1.0)?.recip()?;
+            (gate * sigmoid)? * x[0].narrow(D::Minus1, n, n)?
+        }),
+    }
+}
+
+#[test]
+fn values_and_gradients() {
+    for shape in [&[2][..], &[8], &[3, 6], &[2, 3, 64], &[300, 134], &[2, 20_000]] {
+        case(4, shape).check(8.0);
+    }
+}
+
+#[test]
+fn far_gates_saturate() {
+    let x = Tensor::new(
+        &[[-1e4f32, -200.0, 200.0, 1e4, 2.0, 2.0, 2.0, 2.0]],
+        &candle_core::Device::Cpu,
+    );
+    let x = candle_core::Var::from_tensor(&x.unwrap()).unwrap();
+    let y = fadam_ops::swiglu(&x).unwrap();
+    assert_eq!(y.to_vec2::<f32>().unwrap(), [[0.0, 0.0, 400.0, 2e4]]);
+    let dx = y.sum_all().unwrap().backward().unwrap().get(&x).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(dx, [[0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 200.0, 1e4]]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+    #[test]
+    fn any_shape(seed: u64, a in 1usize..4, b in 1usize..5, n in 1usize..40) {
+        case(seed, &[a, b, 2 * n]).check(8.0);
+    }
+}
