@@ -9,6 +9,7 @@
 //! | [`linear`] | `x Wᵀ + b` |
 //! | [`causal_attention`] | causal attention, grouped heads, rotary positions, from packed q, k, v; no `[T, T]` matrix is kept |
 //! | [`rope`] | rotary positions on split halves |
+//! | [`feed_forward`] | `swiglu(x Uᵀ) Dᵀ` |
 //! | [`swiglu`] | `silu(a) b` of the halves of the last dimension |
 //! | [`bias_activation`] | `φ(x + b)` |
 //! | [`softmax`] | softmax over the last dimension |
@@ -49,6 +50,7 @@ mod checkpoint;
 mod cross_entropy;
 mod dropout;
 mod embedding;
+mod feed_forward;
 mod gradients;
 mod lanes;
 mod layer_norm;
@@ -71,6 +73,7 @@ pub use checkpoint::checkpoint;
 pub use cross_entropy::{CrossEntropy, Loss};
 pub use dropout::dropout;
 pub use embedding::embedding;
+pub use feed_forward::feed_forward;
 pub use gradients::backward;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

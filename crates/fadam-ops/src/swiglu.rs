@@ -47,17 +47,27 @@ pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
 fn fused<T: Number>(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(D::Minus1)? / 2;
     let y = read([x], |[x]: [&[T]; 1]| {
-        new_rows(x.len() / 2, n, |first, y| {
-            let rows = x[first * 2 * n..].chunks_exact(2 * n);
-            for (y, x) in y.chunks_exact_mut(n).zip(rows) {
-                let (gate, value) = x.split_at(n);
-                vectorise(Forward { y, gate, value });
-            }
-        })
+        new_rows(x.len() / 2, n, |first, y| gated(y, &x[first * 2 * n..], n))
     })?;
     let mut shape = x.dims().to_vec();
     *shape.last_mut().expect("a last dimension") = n;
     node(NAME, [x], (y, shape.into()), SwiGlu::<T>(std::marker::PhantomData))
+}
+
+/// The rows `y [rows, n]` from those that `x [rows, 2 n]` begins with.
+pub(crate) fn gated<T: Number>(y: &mut [T], x: &[T], n: usize) {
+    for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact(2 * n)) {
+        let (gate, value) = x.split_at(n);
+        vectorise(Forward { y, gate, value });
+    }
+}
+
+/// `x [rows, 2 n]` becomes ∂L/∂x, and `y [rows, n]`, which holds ∂L/∂y, becomes y.
+pub(crate) fn ungated<T: Number>(x: &mut [T], y: &mut [T], n: usize) {
+    for (y, x) in y.chunks_exact_mut(n).zip(x.chunks_exact_mut(2 * n)) {
+        let (gate, value) = x.split_at_mut(n);
+        vectorise(Exchange { y, gate, value });
+    }
 }
 
 struct SwiGlu<T>(std::marker::PhantomData<T>);
@@ -119,6 +129,29 @@ impl<T: Number> Vectorised for Reverse<'_, T> {
             let s = one / (one + (-*a).exponential());
             *db = *g * (*a * s);
             *da = *g * *b * (s * (one + *a * (one - s)));
+        }
+    }
+}
+
+/// The gradients in place of gate and value, and y in place of its gradient.
+struct Exchange<'a, T> {
+    y: &'a mut [T],
+    gate: &'a mut [T],
+    value: &'a mut [T],
+}
+
+impl<T: Number> Vectorised for Exchange<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let one = T::one();
+        for (y, (a, b)) in self.y.iter_mut().zip(self.gate.iter_mut().zip(self.value)) {
+            let s = one / (one + (-*a).exponential());
+            let (g, silu, slope) = (*y, *a * s, s * (one + *a * (one - s)));
+            *y = silu * *b;
+            *a = g * *b * slope;
+            *b = g * silu;
         }
     }
 }

@@ -224,8 +224,7 @@ impl Block {
     /// The residual stream, what attention mixed, and the feed-forward of `h`.
     pub(super) fn sum(&self, x: &Tensor, h: &Tensor, mixed: &Tensor) -> Result<Tensor> {
         let attended = fadam_ops::linear(mixed, &self.out, None)?;
-        let up = fadam_ops::linear(h, &self.up, None)?;
-        let fed = fadam_ops::linear(&fadam_ops::swiglu(&up)?, &self.down, None)?;
+        let fed = fadam_ops::feed_forward(h, &self.up, &self.down)?;
         (x + attended)? + fed
     }
 }
