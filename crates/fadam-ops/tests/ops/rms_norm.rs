@@ -29,9 +29,9 @@ fn values_and_gradients() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(crate::check::few())]
     #[test]
     fn any_shape(seed: u64, a in 1usize..4, b in 1usize..5, d in 1usize..40) {
-        case(seed, &[a, b, d], 0.1).check(16.0);
+        case(seed, &[a, b, d], 0.1).check_of_any_shape();
     }
 }
