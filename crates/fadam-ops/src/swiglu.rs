@@ -147,11 +147,11 @@ impl<T: Number> Vectorised for Exchange<'_, T> {
     fn run(self) {
         let one = T::one();
         for (y, (a, b)) in self.y.iter_mut().zip(self.gate.iter_mut().zip(self.value)) {
-            let s = one / (one + (-*a).exponential());
-            let (g, silu, slope) = (*y, *a * s, s * (one + *a * (one - s)));
-            *y = silu * *b;
-            *a = g * *b * slope;
-            *b = g * silu;
+            let below = one + (-*a).exponential();
+            let (g, s) = (*y, one / below);
+            let slope = s * (one + *a * (one - s));
+            *y = *a * *b / below;
+            (*a, *b) = (g * *b * slope, g * (*a * s));
         }
     }
 }

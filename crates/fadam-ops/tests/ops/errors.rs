@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use fadam_ops::{
     Activation, Attention, CrossEntropy, Loss, Rope, bias_activation, causal_attention,
-    cross_entropy, dropout, embedding, layer_norm, linear, linear_cross_entropy, rms_norm, rope,
-    softmax, swiglu,
+    cross_entropy, dropout, embedding, feed_forward, layer_norm, linear, linear_cross_entropy,
+    rms_norm, rope, softmax, swiglu,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -53,6 +53,14 @@ fn norms_and_activations() {
     refused(swiglu(&zeros(&[2, 5])), "swiglu", &["[2, 5]", "odd"]);
     refused(swiglu(&whole(&[2, 4])), "swiglu", &["I64", "f32, f64"]);
     refused(swiglu(&zeros(&[])), "swiglu", &["last dimension"]);
+    let up = |rows| zeros(&[rows, 4]);
+    refused(
+        feed_forward(&x, &up(6), &zeros(&[4, 2])),
+        "feed_forward",
+        &["[6, 4]", "[4, 2]", "twice"],
+    );
+    refused(feed_forward(&zeros(&[2, 3]), &up(4), &zeros(&[4, 2])), "feed_forward", &["[2, 3]"]);
+    refused(feed_forward(&x, &up(4), &double(&[4, 2])), "feed_forward", &["F32", "F64"]);
     refused(softmax(&zeros(&[2, 0])), "softmax", &["[2, 0]", "empty"]);
     refused(softmax(&whole(&[2, 4])), "softmax", &["I64"]);
     refused(softmax(&zeros(&[])), "softmax", &["last dimension"]);

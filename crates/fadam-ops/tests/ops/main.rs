@@ -8,12 +8,11 @@ mod cross_entropy;
 mod dropout;
 mod embedding;
 mod errors;
+mod feed_forward;
 mod goldens;
 mod gradients;
 mod laws;
-
 mod layer_norm;
-
 mod linear;
 mod rms_norm;
 mod rope;

@@ -28,7 +28,7 @@ fn values_and_gradients() {
 #[test]
 fn long_rows() {
     let of = case(6, &[2, 5000]);
-    of.against_composed(3e4); // relative() has a floor of 1e-3 and p is of the order 1e-3
+    of.against_composed(64.0);
     let y = fadam_ops::softmax(&of.arguments[0]).unwrap().sum(D::Minus1).unwrap();
     assert!(y.to_vec1::<f64>().unwrap().iter().all(|sum| (sum - 1.0).abs() < 1e-12));
 }

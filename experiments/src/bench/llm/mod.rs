@@ -101,7 +101,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let device = args.device.open()?;
     progress.show("comparing a small decoder with the composed one");
     check(&device)?;
-    let mut bench = Bench::new(args.config(), args.vocab, DType::F32, &device)?;
+    let mut bench = Bench::new(&args.config(), args.vocab, DType::F32, &device)?;
     let config = FAdamConfig { lr: 1e-3, ..FAdamConfig::default() };
     let mut optimizer = AnyOptimizer::from_named(bench.vars.clone(), AnyConfig::FAdam(config))?;
     optimizer.set_learning_rate(1e-3);
@@ -184,14 +184,14 @@ struct Bench {
 
 impl Bench {
     fn new(
-        config: PalmConfig,
+        config: &PalmConfig,
         vocab: usize,
         dtype: DType,
         device: &Device,
     ) -> anyhow::Result<Self> {
         config.check()?;
         let vars = SeededVars::new(0);
-        let model = Palm::new(&config, vocab, &vars.builder(dtype, device))?;
+        let model = Palm::new(config, vocab, &vars.builder(dtype, device))?;
         let vars = NamedVars::from_iter(vars.into_named());
         Ok(Self { model, vars, vocab, rng: ChaCha8Rng::seed_from_u64(0) })
     }
@@ -216,7 +216,7 @@ fn check(device: &Device) -> anyhow::Result<()> {
         ..PalmConfig::default()
     };
     let config = PalmConfig { init: Init::Normal002, logit_scale: false, ..config };
-    let mut bench = Bench::new(config, 300, DType::F32, device)?;
+    let mut bench = Bench::new(&config, 300, DType::F32, device)?;
     let tokens = bench.tokens(3, 80)?;
     let fused = bench.model.losses(&tokens)?.objective;
     let composed = composed::loss(&bench.vars, bench.model.config(), &tokens)?;
