@@ -36,7 +36,7 @@ STUB
     # candle-kernels keeps what it compiled by compute capability. No device has 8.1, so that no build for one finds the empty files.
     export PATH="$scratch/bin:$PATH" CUDA_COMPUTE_CAP=81 CUDARC_CUDA_VERSION=12080
 fi
-cargo check -p fadam-core --features cuda --all-targets
+cargo check -p fadam-core -p fadam-ops --features fadam-core/cuda,fadam-ops/cuda --all-targets
 
 step "step.cu in NVRTC"
 if ! command -v python3 >/dev/null 2>&1; then

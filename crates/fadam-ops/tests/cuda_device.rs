@@ -1,0 +1,138 @@
+//! Every op on a CUDA device, where it is composed of candle's ops: values and gradients are those of the CPU. Skipped, and
+//! says so, where there is no device.
+#![cfg(feature = "cuda")]
+
+use candle_core::{DType, Device, Result, Tensor, Var};
+use fadam_ops::{
+    Activation, Attention, CrossEntropy, Rope, backward, bias_activation, causal_attention,
+    checkpoint, cross_entropy, dropout, embedding, feed_forward, layer_norm, linear,
+    linear_cross_entropy, rms_norm, rope, softmax, swiglu,
+};
+
+type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
+
+/// The same pseudo-random numbers everywhere, between −1 and 1.
+fn noise(shape: &[usize], seed: usize) -> Tensor {
+    let n: usize = shape.iter().product();
+    let number =
+        |i: usize| 2.0 * ((i * 7919 + seed * 104_729 + 1) as f64 * 0.618_033_988).fract() - 1.0;
+    Tensor::from_vec((0..n).map(number).collect::<Vec<f64>>(), shape, &Device::Cpu).unwrap()
+}
+
+/// The value and all gradients of `Σ y g`, on the CPU in f64.
+fn run(op: &Op, arguments: &[Tensor], dtype: DType, device: &Device) -> Vec<Tensor> {
+    let place = |x: &Tensor| x.to_dtype(dtype).unwrap().to_device(device).unwrap();
+    let vars: Vec<Var> = arguments.iter().map(|x| Var::from_tensor(&place(x)).unwrap()).collect();
+    let tensors: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
+    let y = op(&tensors).unwrap();
+    let g = place(&noise(y.dims(), 99)).to_dtype(y.dtype()).unwrap();
+    let gradients = backward(&(&y * g).unwrap().sum_all().unwrap()).unwrap();
+    let mut all = vec![y.detach()];
+    all.extend(vars.iter().map(|var| gradients.get(var).expect("a gradient").clone()));
+    all.iter().map(|x| x.to_dtype(DType::F64).unwrap().to_device(&Device::Cpu).unwrap()).collect()
+}
+
+fn largest(x: &Tensor) -> f64 {
+    x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+#[test]
+fn all_ops() {
+    let device = match Device::new_cuda(0) {
+        Ok(device) => device,
+        Err(err) => {
+            eprintln!("SKIPPED: no CUDA device, so the ops are not tested on one: {err}");
+            return;
+        }
+    };
+    let ids = |x: &Tensor, n: u32| {
+        let ids: Vec<u32> = (0..12u32).map(|i| i * 7 % n).collect();
+        Tensor::from_vec(ids, 12, x.device()).unwrap()
+    };
+    let table = |x: &Tensor| Rope::new(9, 4, 100.0, x.dtype(), x.device()).unwrap();
+    let options = CrossEntropy {
+        ignore_index: Some(7),
+        label_smoothing: 0.1,
+        z_loss: 0.01,
+        logit_scale: 0.5,
+    };
+    let cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
+        (
+            "rms_norm",
+            vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
+            Box::new(|x| rms_norm(&x[0], &x[1], 1e-6)),
+        ),
+        (
+            "layer_norm",
+            vec![noise(&[3, 4, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| layer_norm(&x[0], &x[1], &x[2], 1e-6)),
+        ),
+        (
+            "linear",
+            vec![noise(&[3, 4, 8], 1), noise(&[5, 8], 2), noise(&[5], 3)],
+            Box::new(|x| linear(&x[0], &x[1], Some(&x[2]))),
+        ),
+        (
+            "feed_forward",
+            vec![noise(&[3, 4, 8], 1), noise(&[12, 8], 2), noise(&[8, 6], 3)],
+            Box::new(|x| feed_forward(&x[0], &x[1], &x[2])),
+        ),
+        ("swiglu", vec![noise(&[3, 4, 8], 1)], Box::new(|x| swiglu(&x[0]))),
+        ("softmax", vec![noise(&[3, 4, 8], 1)], Box::new(|x| softmax(&x[0]))),
+        ("dropout", vec![noise(&[3, 4, 800], 1)], Box::new(|x| dropout(&x[0], 0.3, 5))),
+        ("rope", vec![noise(&[2, 3, 5, 4], 1)], Box::new(move |x| rope(&x[0], &table(&x[0]), 4))),
+        (
+            "causal_attention",
+            vec![noise(&[2, 9, 32], 1)],
+            Box::new(move |x| {
+                let rope = Some(table(&x[0]));
+                causal_attention(&x[0], &Attention { heads: 4, kv_heads: 2, rope })
+            }),
+        ),
+        (
+            "bias_activation gelu",
+            vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
+            Box::new(|x| bias_activation(&x[0], &x[1], Activation::Gelu)),
+        ),
+        (
+            "bias_activation silu",
+            vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
+            Box::new(|x| bias_activation(&x[0], &x[1], Activation::Silu)),
+        ),
+        ("embedding", vec![noise(&[9, 4], 1)], Box::new(move |x| embedding(&ids(&x[0], 9), &x[0]))),
+        (
+            "cross_entropy",
+            vec![noise(&[12, 9], 1)],
+            Box::new(move |x| Ok(cross_entropy(&x[0], &ids(&x[0], 9), &options)?.objective)),
+        ),
+        (
+            "linear_cross_entropy",
+            vec![noise(&[12, 4], 1), noise(&[9, 4], 2)],
+            Box::new(move |x| {
+                Ok(linear_cross_entropy(&x[0], &x[1], &ids(&x[0], 9), &options)?.objective)
+            }),
+        ),
+        (
+            "checkpoint",
+            vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
+            Box::new(|x| {
+                let w = x[1].clone();
+                checkpoint(&x[0], move |x| rms_norm(x, &w, 1e-6)?.sqr())
+            }),
+        ),
+    ];
+    for (name, arguments, op) in &cases {
+        for (dtype, bound) in [(DType::F64, 1e-11), (DType::F32, 3e-5), (DType::BF16, 0.06)] {
+            let here = run(op, arguments, DType::F64, &Device::Cpu);
+            let there = run(op, arguments, dtype, &device);
+            for (i, (here, there)) in here.iter().zip(&there).enumerate() {
+                let (off, size) = (largest(&(here - there).unwrap()), largest(here));
+                // Not `>`: a NaN must fail.
+                assert!(
+                    off <= bound * size,
+                    "{name}, {dtype:?}, part {i}: off by {off:e} of {size:e}"
+                );
+            }
+        }
+    }
+}
