@@ -47,7 +47,7 @@ pub fn dropout(x: &Tensor, p: f64, seed: u64) -> Result<Tensor> {
         Route::Double => fused::<f64>(x, mask),
         Route::Widened(wide) => dropout(&x.to_dtype(wide)?, p, seed)?.to_dtype(x.dtype()),
         Route::Composed => {
-            let mut ones = vec![1f32; x.elem_count()];
+            let mut ones = vec![1f64; x.elem_count()];
             mask.apply(&mut ones);
             x * Tensor::from_vec(ones, x.shape(), x.device())?.to_dtype(x.dtype())?
         }

@@ -27,7 +27,8 @@ impl CopyMeter {
             // Not zeros: the pages of a fresh zeroed buffer are all the same one until written to.
             return Ok(Self::Host { from: vec![1; bytes], to: vec![0; bytes], threads });
         }
-        let ones = || Tensor::ones(bytes, DType::U8, device);
+        // candle copies element by element: f32 is what steps move.
+        let ones = || Tensor::ones(bytes / 4, DType::F32, device);
         Ok(Self::Device(ones()?, ones()?))
     }
 
@@ -47,7 +48,7 @@ impl CopyMeter {
     fn bytes(&self) -> usize {
         match self {
             Self::Host { from, .. } => from.len(),
-            Self::Device(from, _) => from.elem_count(),
+            Self::Device(from, _) => 4 * from.elem_count(),
         }
     }
 
