@@ -191,3 +191,27 @@ fn a_reader_that_leaves_is_no_failure() {
     assert_eq!(ended.status.code(), Some(0), "{errors}");
     assert!(!errors.contains("error"), "{errors}");
 }
+
+#[test]
+fn a_decoder_is_timed() {
+    let small = "llm --d-model 32 --layers 1 --heads 2 --d-ff 48 --vocab 300 --seq-len 16 --batch 2 --steps 3 --json";
+    for (more, ops) in [("", "fused"), (" --composed", "composed"), (" --optimizer none", "fused")]
+    {
+        let args = format!("{small}{more}");
+        let run = bench(&args.split(' ').collect::<Vec<_>>());
+        let errors = String::from_utf8_lossy(&run.stderr);
+        assert!(run.status.success(), "{args}: {errors}");
+        let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+        assert_eq!((&row["bench"], &row["ops"]), (&"llm".into(), &ops.into()));
+        // vocab · d + d + (qkv + out + up + down + norm)
+        let params = 300 * 32 + 32 + (64 * 32 + 32 * 32 + 96 * 32 + 32 * 48 + 32);
+        assert_eq!(row["params"], params);
+        let (ms, tokens_per_s) = (number(&row, "median_ms"), number(&row, "tokens_per_s"));
+        assert!(ms > 0.0 && (tokens_per_s - 32e3 / ms).abs() < 1e-6 * tokens_per_s, "{row}");
+        if cfg!(target_os = "linux") {
+            assert!(number(&row, "peak_rss_mb") > 1.0);
+        }
+    }
+    let refused = bench(&["llm", "--steps", "2"]);
+    assert_eq!(refused.status.code(), Some(2));
+}

@@ -48,6 +48,28 @@ fn every_config_in_the_tree_is_valid() {
     assert!(seen >= 2);
 }
 
+/// What the paper gives of section 4.1, and the sizes that the presets are named for.
+#[test]
+fn the_presets_are_the_papers() {
+    let load = |name: &str| {
+        let path = root().join("configs/llm").join(name);
+        RunConfig::<TrainLlm>::load(Some(&path), &[]).unwrap()
+    };
+    for (name, millions) in [("47m.toml", 46), ("155m.toml", 154), ("paper-1b.toml", 1022)] {
+        let config = load(name);
+        assert_eq!(config.model().num_params(32_128) / 1_000_000, millions, "{name}");
+        let optimizer = serde_json::to_value(config.optimizer()).unwrap();
+        for (key, value) in [("beta1", 0.9), ("beta2", 0.99), ("eps", 1e-8), ("weight_decay", 1e-3)]
+        {
+            assert_eq!(optimizer[key], value, "{name}: {key}");
+        }
+        assert_eq!(optimizer["algorithm"], "fadafactor", "{name}");
+    }
+    let paper = load("paper-1b.toml");
+    let (train, model) = (paper.train(), paper.model());
+    assert_eq!((train.batch * train.accumulate, model.seq_len), (256, 2048));
+}
+
 #[test]
 fn the_readme_names_files_and_programs_that_exist() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
