@@ -64,7 +64,7 @@ pub fn bias_activation(x: &Tensor, b: &Tensor, activation: Activation) -> Result
 }
 
 /// As candle composes it.
-pub(crate) fn composed(x: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+fn composed(x: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     let u = x.broadcast_add(b)?;
     match activation {
         Activation::Relu => u.relu(),

@@ -101,7 +101,7 @@ pub fn causal_attention(qkv: &Tensor, attention: &Attention) -> Result<Tensor> {
 }
 
 /// As candle composes it.
-pub(crate) fn composed(qkv: &Tensor, attention: &Attention) -> Result<Tensor> {
+fn composed(qkv: &Tensor, attention: &Attention) -> Result<Tensor> {
     let (b, t, width) = qkv.dims3()?;
     let Attention { heads, kv_heads, ref rope } = *attention;
     let (d, group) = (attention.d_head(width)?, heads / kv_heads);

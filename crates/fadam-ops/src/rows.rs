@@ -12,8 +12,8 @@ const TASK: usize = 16_384;
 /// Rows whose part of a sum over rows is added up by one thread. Parts are added in their order.
 const PART: usize = 64;
 
-/// `len` numbers in rows of `width`: `f(i, rows)` fills runs of whole rows, in parallel; the first of them is row i. It is not called for none. They are
-/// zeros before, written by the thread that goes on with them, so that they are in its cache.
+/// `len` numbers in rows of `width`: `f(i, rows)` fills runs of whole rows, in parallel; the first of them is row i.
+/// It is not called for none. They are zeros before, written by the thread that goes on with them, so that they are in its cache.
 #[allow(unsafe_code)]
 pub(crate) fn new_rows<T: Number>(
     len: usize,

@@ -50,7 +50,7 @@ fn fused<T: Number>(x: &Tensor) -> Result<Tensor> {
 /// Softmax of one row.
 pub(crate) fn in_place<T: Number>(row: &mut [T]) {
     let largest = T::largest(row);
-    vectorise(Exponentials { row, largest });
+    exponentials(row, T::one(), largest);
     let by = T::total(row).recip();
     for x in row {
         *x *= by;
@@ -81,10 +81,15 @@ pub(crate) fn reverse<T: Number>(g: &mut [T], p: &[T], mean: T) {
     vectorise(Reverse { g, p, mean });
 }
 
-/// `row = exp(row − largest)`
+/// `z = exp(by z − less)`
+pub(crate) fn exponentials<T: Number>(z: &mut [T], by: T, less: T) {
+    vectorise(Exponentials { z, by, less });
+}
+
 struct Exponentials<'a, T> {
-    row: &'a mut [T],
-    largest: T,
+    z: &'a mut [T],
+    by: T,
+    less: T,
 }
 
 impl<T: Number> Vectorised for Exponentials<'_, T> {
@@ -92,8 +97,8 @@ impl<T: Number> Vectorised for Exponentials<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        for x in self.row {
-            *x = (*x - self.largest).exponential();
+        for z in self.z {
+            *z = (*z * self.by - self.less).exponential();
         }
     }
 }

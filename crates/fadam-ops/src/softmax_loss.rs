@@ -6,11 +6,11 @@ use candle_core::{D, DType, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cross_entropy::{CrossEntropy, Loss, Targets};
-use crate::lanes::{Vectorised, vectorise};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::{Route, last_dim};
 use crate::rows::for_rows;
+use crate::softmax::exponentials;
 
 const NAME: &str = "cross_entropy";
 
@@ -113,7 +113,7 @@ fn fused<T: Number>(logits: &Tensor, targets: Targets, options: &CrossEntropy) -
 fn log_z<T: Number>(z: &[T], scale: T) -> f64 {
     let mut p: Vec<T> = z.iter().map(|z| *z * scale).collect();
     let most = T::largest(&p);
-    vectorise(Exponentials { z: &mut p, by: T::one(), less: most });
+    exponentials(&mut p, T::one(), most);
     most.double() + T::total(&p).double().ln()
 }
 
@@ -145,7 +145,7 @@ impl<T: Number> Backward<1> for SoftmaxLoss<T> {
                         continue;
                     };
                     let (scale, less) = (T::of(logit_scale), T::of(*log_z));
-                    vectorise(Exponentials { z: dz, by: scale, less });
+                    exponentials(dz, scale, less);
                     let factor = T::of(by * (1.0 + 2.0 * z_loss * log_z));
                     let spread = T::of(by * s / classes as f64);
                     for z in dz.iter_mut() {
@@ -157,23 +157,5 @@ impl<T: Number> Backward<1> for SoftmaxLoss<T> {
             dz
         })?;
         Ok([Some(constant(dz, logits.shape())?)])
-    }
-}
-
-/// `z = exp(by z − less)`
-struct Exponentials<'a, T> {
-    z: &'a mut [T],
-    by: T,
-    less: T,
-}
-
-impl<T: Number> Vectorised for Exponentials<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        for z in self.z {
-            *z = (*z * self.by - self.less).exponential();
-        }
     }
 }

@@ -39,7 +39,7 @@ pub fn swiglu(x: &Tensor) -> Result<Tensor> {
 }
 
 /// As candle composes it.
-pub(crate) fn composed(x: &Tensor) -> Result<Tensor> {
+fn composed(x: &Tensor) -> Result<Tensor> {
     let n = x.dim(D::Minus1)? / 2;
     x.narrow(D::Minus1, 0, n)?.silu()? * x.narrow(D::Minus1, n, n)?
 }
