@@ -195,37 +195,7 @@ fn gelu<T: Number>(u: T) -> (T, T) {
 
 /// `1 − 2/(e²ᵘ + 1)`: near 0 it has the absolute, not the relative precision of the type.
 #[inline(always)]
-fn tanh<T: Number>(u: T) -> T {
+pub(crate) fn tanh<T: Number>(u: T) -> T {
     let (one, two) = (T::one(), T::of(2.0));
     one - two / ((two * u).exponential() + one)
-}
-
-#[cfg(test)]
-mod tests {
-    use candle_core::{DType, Device, Var};
-
-    use super::*;
-
-    /// What a device computes is what the CPU does, in f64 to rounding.
-    #[test]
-    fn composed_is_fused() {
-        let grid =
-            Tensor::new((-40..40).map(f64::from).collect::<Vec<f64>>(), &Device::Cpu).unwrap();
-        let x = Var::from_tensor(&(grid / 9.0).unwrap().reshape((10, 8)).unwrap()).unwrap();
-        let b = Var::new(&[0f64, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0], &Device::Cpu).unwrap();
-        let off = |a: &Tensor, b: &Tensor| {
-            let off = (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-            off.to_dtype(DType::F64).unwrap().to_scalar::<f64>().unwrap()
-        };
-        for activation in [Activation::Relu, Activation::Silu, Activation::Gelu, Activation::Tanh] {
-            let ours = bias_activation(&x, &b, activation).unwrap();
-            let theirs = composed(&x, &b, activation).unwrap();
-            assert!(off(&ours, &theirs) < 1e-12, "{activation:?}");
-            let [ours, theirs] = [ours, theirs].map(|y| y.sqr().unwrap().backward().unwrap());
-            for var in [&x, &b] {
-                let off = off(ours.get(var).unwrap(), theirs.get(var).unwrap());
-                assert!(off < 1e-10, "{activation:?}: a gradient is off by {off:e}");
-            }
-        }
-    }
 }

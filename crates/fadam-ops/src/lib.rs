@@ -8,6 +8,8 @@
 //! | [`rms_norm`], [`layer_norm`] | normalisation over the last dimension |
 //! | [`linear`] | `x Wᵀ + b` |
 //! | [`causal_attention`] | causal attention, grouped heads, rotary positions, from packed q, k, v; no `[T, T]` matrix is kept |
+//! | [`self_attention`] | attention of encoders over sequences of given lengths, with relative positions as an option |
+//! | [`lstm`] | a recurrent layer over time, and backpropagation through time |
 //! | [`rope`] | rotary positions on split halves |
 //! | [`feed_forward`] | `swiglu(x Uᵀ) Dᵀ` |
 //! | [`swiglu`] | `silu(a) b` of the halves of the last dimension |
@@ -47,6 +49,8 @@
 mod activation;
 mod attention;
 mod checkpoint;
+#[cfg(test)]
+mod composed_forms;
 mod cross_entropy;
 mod dropout;
 mod embedding;
@@ -56,6 +60,7 @@ mod lanes;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
+mod lstm;
 mod matrix;
 mod number;
 mod op;
@@ -63,6 +68,7 @@ mod rms_norm;
 mod rope;
 mod route;
 mod rows;
+mod self_attention;
 mod softmax;
 mod softmax_loss;
 mod swiglu;
@@ -78,8 +84,10 @@ pub use gradients::backward;
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
+pub use lstm::{LstmState, lstm};
 pub use rms_norm::rms_norm;
 pub use rope::{Rope, rope};
+pub use self_attention::{RelativePositions, SelfAttention, self_attention, sinusoidal_positions};
 pub use softmax::softmax;
 pub use softmax_loss::cross_entropy;
 pub use swiglu::swiglu;

@@ -38,13 +38,47 @@ impl Route {
                 );
             }
         }
-        Ok(match (first.device().is_cpu(), first.dtype()) {
+        let is_fused = first.device().is_cpu() && !is_composed();
+        Ok(match (is_fused, first.dtype()) {
             (true, DType::F32) => Self::Single,
             (true, DType::F64) => Self::Double,
             (true, DType::BF16 | DType::F16) => Self::Widened(DType::F32),
             (false, DType::F32 | DType::F64 | DType::BF16 | DType::F16) => Self::Composed,
             (_, dtype) => bail!("{op}: {dtype:?} is not one of f32, f64, bf16 and f16"),
         })
+    }
+}
+
+/// Whether the CPU takes the route of a device; in the tests of composed forms alone.
+#[cfg(not(test))]
+const fn is_composed() -> bool {
+    false
+}
+
+#[cfg(test)]
+use as_on_a_device::is_composed;
+
+/// Ops on the CPU as they are composed on a device.
+#[cfg(test)]
+pub(crate) mod as_on_a_device {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many ops were composed so far, where they are to be.
+        static COMPOSED: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn is_composed() -> bool {
+        COMPOSED.set(COMPOSED.get().map(|ops| ops + 1));
+        COMPOSED.get().is_some()
+    }
+
+    /// Runs `f` with every op composed; there must be one.
+    pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
+        COMPOSED.set(Some(0));
+        let result = f();
+        assert!(COMPOSED.take().is_some_and(|ops| ops > 0), "no op took a route");
+        result
     }
 }
 
