@@ -12,8 +12,11 @@
 //! | [`lstm`] | a recurrent layer over time, and backpropagation through time |
 //! | [`rope`] | rotary positions on split halves |
 //! | [`feed_forward`] | `swiglu(x Uᵀ) Dᵀ` |
-//! | [`swiglu`] | `silu(a) b` of the halves of the last dimension |
+//! | [`swiglu`], [`glu`] | `silu(a) b` and `a σ(b)` of the halves of the last dimension |
 //! | [`bias_activation`] | `φ(x + b)` |
+//! | [`depthwise_conv1d`] | each channel of padded sequences with taps of its own |
+//! | [`conv2d`] | a convolution over frames and bands of padded sequences, channels last, with relu |
+//! | [`batch_norm`], [`batch_norm_with`] | normalisation of a channel over real frames, and with given statistics |
 //! | [`softmax`] | softmax over the last dimension |
 //! | [`cross_entropy()`] | log-softmax cross-entropy, label smoothing, z-loss, ignored targets |
 //! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
@@ -37,6 +40,11 @@
 //! dimension of 0 and a mean loss of no rows are errors. Errors begin with the name of the op. An argument that is no
 //! variable and comes from none gets no gradient, and [`linear`] and [`linear_cross_entropy()`] do not compute it.
 //!
+//! # Padding
+//!
+//! Ops that take `lengths` have one rule for the frames of `[B, T, ...]` beyond an utterance's length: they are read as 0, whatever
+//! they hold, and get a gradient of 0; those of the result are 0, and the gradient that they are given is not read.
+//!
 //! # Gradients of weights
 //!
 //! `loss.backward()` works as always. [`backward`] gives the same gradients and adds up those of weights in place.
@@ -48,13 +56,18 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
 mod checkpoint;
 #[cfg(test)]
 mod composed_forms;
+mod conv2d;
 mod cross_entropy;
+mod depthwise_conv1d;
 mod dropout;
 mod embedding;
 mod feed_forward;
+mod frames;
+mod glu;
 mod gradients;
 mod lanes;
 mod layer_norm;
@@ -72,14 +85,19 @@ mod self_attention;
 mod softmax;
 mod softmax_loss;
 mod swiglu;
+mod windows;
 
 pub use activation::{Activation, bias_activation};
 pub use attention::{Attention, causal_attention};
+pub use batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use checkpoint::checkpoint;
+pub use conv2d::{Conv2d, conv2d};
 pub use cross_entropy::{CrossEntropy, Loss};
+pub use depthwise_conv1d::depthwise_conv1d;
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use feed_forward::feed_forward;
+pub use glu::glu;
 pub use gradients::backward;
 pub use layer_norm::layer_norm;
 pub use linear::linear;

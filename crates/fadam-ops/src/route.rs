@@ -121,3 +121,23 @@ pub(crate) fn is_of_rows(op: &str, x: &Tensor, w: &Tensor) -> Result<()> {
     }
     Ok(())
 }
+
+/// Asserts that two forms of an op, in f64, agree to rounding: values, and gradients of `Σ y²`.
+#[cfg(test)]
+pub(crate) fn same(vars: &[&candle_core::Var], ours: &Tensor, theirs: &Tensor) {
+    let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f64>().unwrap();
+    let off = |a: &Tensor, b: &Tensor| {
+        assert_eq!(a.dims(), b.dims());
+        let (a, b) = (numbers(a), numbers(b));
+        // Not by `max`, which passes over NaN.
+        let most = |most: f64, x: f64| if x.abs() <= most { most } else { x.abs() };
+        let off = a.iter().zip(&b).map(|(a, b)| a - b).fold(0.0, most);
+        off / b.into_iter().fold(1e-3, most)
+    };
+    assert!(off(ours, theirs) < 1e-12, "the value is off by {:e}", off(ours, theirs));
+    let [ours, theirs] = [ours, theirs].map(|y| y.sqr().unwrap().backward().unwrap());
+    for (i, var) in vars.iter().enumerate() {
+        let off = off(ours.get(var).unwrap(), theirs.get(var).unwrap());
+        assert!(off < 1e-12, "the gradient of argument {i} is off by {off:e}");
+    }
+}

@@ -70,10 +70,18 @@ pub(crate) fn sum_rows<O: Send, T: Number>(
         0 => Vec::new(),
         _ => out.par_chunks_mut(PART * width).enumerate().map(part).collect(),
     };
+    sum_of(parts, len)
+}
+
+/// The sum of parts of `len` numbers, in their order; zeros for none.
+pub(crate) fn sum_of<T: Number>(parts: Vec<Vec<T>>, len: usize) -> Vec<T> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or_else(|| vec![T::zero(); len]);
-    for part in parts {
-        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-    }
+    let others: Vec<Vec<T>> = parts.collect();
+    for_rows(&mut total, 1, |first, total| {
+        for part in &others {
+            total.iter_mut().zip(&part[first..]).for_each(|(total, part)| *total += *part);
+        }
+    });
     total
 }

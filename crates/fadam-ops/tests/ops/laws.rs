@@ -8,8 +8,8 @@ use crate::check::{
     Case, Draw, assert_same, cast, functional, numbers, of_all, relative, value_and_gradients, vars,
 };
 use crate::{
-    bias_activation, causal_attention, cross_entropy, dropout, embedding, layer_norm, linear,
-    rms_norm, rope, softmax, swiglu,
+    batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
+    dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -37,6 +37,11 @@ fn all() -> Vec<Case> {
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
         embedding::case(46, &[3, 200], 50, 132),
         dropout::case(47, x, 0.2),
+        glu::case(48, x),
+        depthwise_conv1d::case(49, (150, 33), 31, &[150, 3, 100]),
+        batch_norm::case(50, (150, 33), &[150, 3, 100], 1e-3),
+        batch_norm::with_case(51, (3, 150, 33)),
+        conv2d::case(52, conv2d::Sizes([150, 23, 4], [6, 3, 3]), &[150, 3, 100], conv2d::HALVING),
     ]
 }
 
@@ -52,7 +57,7 @@ fn the_same_bits_again_and_on_any_number_of_threads() {
             let x = cast(&case.arguments, dtype);
             let run = |threads| on_threads(threads, || value_and_gradients(&case.op, &x, &g));
             let first = run(1);
-            for threads in [1, 2, 3, 4] {
+            for threads in [1, 2, 3, 5] {
                 for (i, (a, b)) in run(threads).iter().zip(&first).enumerate() {
                     assert_same(&format!("{} {dtype:?} {i}, {threads} threads", case.name), a, b);
                 }
