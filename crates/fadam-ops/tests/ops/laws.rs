@@ -1,21 +1,22 @@
 //! What holds for every op: the same bits again and on any number of threads, any layout, and gradients for those alone that ask.
 
 use candle_core::{DType, Device, Tensor, Var};
-use fadam_ops::{Activation, CrossEntropy};
+use fadam_ops::{Activation, CrossEntropy, Joint, Transducer};
 
 use crate::causal_attention::Shape;
 use crate::check::{
     Case, Draw, assert_same, cast, functional, numbers, of_all, relative, value_and_gradients, vars,
 };
 use crate::{
-    bias_activation, causal_attention, cross_entropy, dropout, embedding, layer_norm, linear,
-    rms_norm, rope, softmax, swiglu,
+    bias_activation, causal_attention, cross_entropy, dropout, embedding, joint_rnnt_loss,
+    layer_norm, linear, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
 fn all() -> Vec<Case> {
     let x = &[3, 100, 132];
     let options = cross_entropy::options();
+    let transducer = Transducer { blank: 3, fast_emit: 0.1, clamp: Some(0.3) };
     let attention = |b, heads, kv_heads, d, rope| {
         causal_attention::case(45, Shape { b, t: 130, heads, kv_heads, d, rope })
     };
@@ -37,6 +38,8 @@ fn all() -> Vec<Case> {
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
         embedding::case(46, &[3, 200], 50, 132),
         dropout::case(47, x, 0.2),
+        rnnt_loss::case(56, [3, 40, 13, 67], transducer, true),
+        joint_rnnt_loss::case(57, [3, 90, 13, 67], 24, Activation::Tanh, transducer),
     ]
 }
 
@@ -52,7 +55,7 @@ fn the_same_bits_again_and_on_any_number_of_threads() {
             let x = cast(&case.arguments, dtype);
             let run = |threads| on_threads(threads, || value_and_gradients(&case.op, &x, &g));
             let first = run(1);
-            for threads in [1, 2, 3, 4] {
+            for threads in [1, 2, 3, 5] {
                 for (i, (a, b)) in run(threads).iter().zip(&first).enumerate() {
                     assert_same(&format!("{} {dtype:?} {i}, {threads} threads", case.name), a, b);
                 }
@@ -254,6 +257,11 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
+        (vec![draw(&[0, 2, 3, 4])], no_utterances()),
+        (
+            vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
+            no_joint_utterances(),
+        ),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
@@ -283,6 +291,17 @@ fn empty_batches() {
 
 fn attention_of(t: usize) -> crate::check::Op {
     causal_attention::case(1, Shape { b: 1, t, heads: 2, kv_heads: 2, d: 2, rope: true }).op
+}
+
+fn no_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| fadam_ops::rnnt_loss(&x[0], &[], &[], &Transducer::default()))
+}
+
+fn no_joint_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| {
+        let joint = Joint::new(&x[2], &x[3], Activation::Tanh);
+        fadam_ops::joint_rnnt_loss(&x[0], &x[1], &joint, &[], &[], &Transducer::default())
+    })
 }
 
 /// No columns: an empty value too, or an error, never a panic.
