@@ -63,8 +63,8 @@ pub fn bias_activation(x: &Tensor, b: &Tensor, activation: Activation) -> Result
     }
 }
 
-/// As candle composes it.
-fn composed(x: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
+/// As candle composes it, of any two tensors that it broadcasts.
+pub(crate) fn composed(x: &Tensor, b: &Tensor, activation: Activation) -> Result<Tensor> {
     let u = x.broadcast_add(b)?;
     match activation {
         Activation::Relu => u.relu(),
@@ -83,7 +83,7 @@ fn fused<T: Number>(x: &Tensor, b: &Tensor, activation: Activation) -> Result<Te
     let y = read([x, b], |[x, b]: [&[T]; 2]| {
         let mut y = x.to_vec();
         for_rows(&mut y, d, |_, y| {
-            y.chunks_exact_mut(d).for_each(|y| vectorise(Forward { y, b, activation }));
+            y.chunks_exact_mut(d).for_each(|y| activate(y, b, activation));
         });
         y
     })?;
@@ -108,7 +108,7 @@ impl<T: Number> Backward<2> for BiasActivation<T> {
             let mut dx = x.to_vec();
             let db = sum_rows(&mut dx, d, d, |first, dx, db| {
                 for (dx, g) in dx.chunks_exact_mut(d).zip(g[first * d..].chunks_exact(d)) {
-                    vectorise(Reverse { dx, db, b, g, activation });
+                    reverse(dx, db, b, g, activation);
                 }
             });
             (dx, db)
@@ -119,6 +119,22 @@ impl<T: Number> Backward<2> for BiasActivation<T> {
 }
 
 /// `y = φ(y + b)`
+pub(crate) fn activate<T: Number>(y: &mut [T], b: &[T], activation: Activation) {
+    vectorise(Forward { y, b, activation });
+}
+
+/// `dx = g φ'(dx + b)`, where dx begins as x; `db += dx`
+pub(crate) fn reverse<T: Number>(
+    dx: &mut [T],
+    db: &mut [T],
+    b: &[T],
+    g: &[T],
+    activation: Activation,
+) {
+    vectorise(Reverse { dx, db, b, g, activation });
+}
+
+/// The work of [`activate`].
 struct Forward<'a, T> {
     y: &'a mut [T],
     b: &'a [T],
@@ -141,7 +157,7 @@ impl<T: Number> Vectorised for Forward<'_, T> {
     }
 }
 
-/// `dx = g φ'(dx + b)`, where dx begins as x; `db += dx`
+/// The work of [`reverse`].
 struct Reverse<'a, T> {
     dx: &'a mut [T],
     db: &'a mut [T],

@@ -20,6 +20,8 @@
 //! | [`softmax`] | softmax over the last dimension |
 //! | [`cross_entropy()`] | log-softmax cross-entropy, label smoothing, z-loss, ignored targets |
 //! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
+//! | [`rnnt_loss()`] | the transducer loss of labels without times, from logits of every frame and prefix |
+//! | [`joint_rnnt_loss()`] | the same of logits `W φ(e + p) + b`, which are never there in full |
 //! | [`embedding`] | rows of a table |
 //! | [`dropout`] | from a seed |
 //! | [`checkpoint`] | any part of a network, computed again in the backward pass instead of kept |
@@ -69,22 +71,28 @@ mod feed_forward;
 mod frames;
 mod glu;
 mod gradients;
+mod joint_rnnt_loss;
 mod lanes;
+mod lattice;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
+mod log_add;
 mod lstm;
 mod matrix;
 mod number;
 mod op;
 mod rms_norm;
+mod rnnt_loss;
 mod rope;
 mod route;
 mod rows;
+mod segments;
 mod self_attention;
 mod softmax;
 mod softmax_loss;
 mod swiglu;
+mod transducer;
 mod windows;
 
 pub use activation::{Activation, bias_activation};
@@ -99,13 +107,16 @@ pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use glu::glu;
 pub use gradients::backward;
+pub use joint_rnnt_loss::{Joint, joint_rnnt_loss};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use lstm::{LstmState, lstm};
 pub use rms_norm::rms_norm;
+pub use rnnt_loss::rnnt_loss;
 pub use rope::{Rope, rope};
 pub use self_attention::{RelativePositions, SelfAttention, self_attention, sinusoidal_positions};
 pub use softmax::softmax;
 pub use softmax_loss::cross_entropy;
 pub use swiglu::swiglu;
+pub use transducer::Transducer;

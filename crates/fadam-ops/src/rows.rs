@@ -54,7 +54,14 @@ pub(crate) fn for_rows<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &
     out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| f(task * rows, out));
 }
 
-/// The same with a sum over rows: `f(i, rows, sum)` adds its rows' part to `sum`, which begins as zeros of `len`.
+/// `sum += x`, element by element, in parallel.
+pub(crate) fn add<T: Number>(sum: &mut [T], x: &[T]) {
+    for_rows(sum, 1, |first, sum| {
+        sum.iter_mut().zip(&x[first..]).for_each(|(sum, x)| *sum += *x);
+    });
+}
+
+/// As [`for_rows`] with a sum over rows: `f(i, rows, sum)` adds its rows' part to `sum`, which begins as zeros of `len`.
 pub(crate) fn sum_rows<O: Send, T: Number>(
     out: &mut [O],
     width: usize,

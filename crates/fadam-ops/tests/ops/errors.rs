@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use fadam_ops::{
-    Activation, Attention, CrossEntropy, Loss, Rope, bias_activation, causal_attention,
-    cross_entropy, dropout, embedding, feed_forward, layer_norm, linear, linear_cross_entropy,
-    rms_norm, rope, softmax, swiglu,
+    Activation, Attention, CrossEntropy, Joint, Loss, Rope, Transducer, bias_activation,
+    causal_attention, cross_entropy, dropout, embedding, feed_forward, joint_rnnt_loss, layer_norm,
+    linear, linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -186,4 +186,149 @@ fn shapes_of_losses() {
     refused(of(&zeros(&[2, 4]), &zeros(&[0, 4])), op, &["row 0 is 0", "0 classes"]);
     refused(of(&zeros(&[]), &zeros(&[3, 4])), op, &["last dimension"]);
     refused(of(&zeros(&[2, 4]), &double(&[3, 4])), op, &["F32", "F64"]);
+}
+
+/// Both transducer losses of 2 utterances with up to 3 frames, 2 labels and 4 symbols.
+fn transducers(
+    targets: &[Vec<u32>],
+    frames: &[usize],
+    options: &Transducer,
+) -> [(&'static str, Result<Tensor>); 2] {
+    let (w, b) = (zeros(&[4, 5]), zeros(&[4]));
+    let joint = Joint::new(&w, &b, Activation::Tanh);
+    let [e, p] = [zeros(&[2, 3, 5]), zeros(&[2, 3, 5])];
+    [
+        ("rnnt_loss", rnnt_loss(&zeros(&[2, 3, 3, 4]), targets, frames, options)),
+        ("joint_rnnt_loss", joint_rnnt_loss(&e, &p, &joint, targets, frames, options)),
+    ]
+}
+
+#[test]
+fn utterances() {
+    let plain = Transducer::default();
+    let fits: [Vec<u32>; 2] = [vec![1, 3], vec![]];
+    for (op, loss) in transducers(&fits, &[3, 1], &plain) {
+        loss.unwrap_or_else(|err| panic!("{op}: {err}"));
+    }
+    for frames in [&[3][..], &[3, 1, 1]] {
+        for (op, loss) in transducers(&fits, frames, &plain) {
+            refused(
+                loss,
+                op,
+                &["2 sequences", &format!("{} numbers", frames.len()), "2 utterances"],
+            );
+        }
+    }
+    for (op, loss) in transducers(&fits[..1], &[3, 1], &plain) {
+        refused(loss, op, &["1 sequences of labels", "2 utterances"]);
+    }
+    for (b, frames) in [(0, [0, 1]), (1, [3, 4]), (1, [3, usize::MAX])] {
+        for (op, loss) in transducers(&fits, &frames, &plain) {
+            refused(loss, op, &[&format!("utterance {b} has {} frames", frames[b]), "1 and 3"]);
+        }
+    }
+    let cases: [(&[u32], &Transducer, &[&str]); 5] = [
+        (&[1, 2, 3], &plain, &["utterance 1 has 3 labels", "room for 2"]),
+        (&[1, 4], &plain, &["label 1 of utterance 1 is 4", "4 symbols"]),
+        (&[u32::MAX], &plain, &["label 0 of utterance 1 is 4294967295", "4 symbols"]),
+        (&[0], &plain, &["label 0 of utterance 1 is 0", "the blank"]),
+        (&[1, 2], &Transducer { blank: 2, ..plain }, &["label 1 of utterance 1 is 2", "the blank"]),
+    ];
+    for (labels, options, said) in cases {
+        for (op, loss) in transducers(&[vec![1], labels.to_vec()], &[3, 3], options) {
+            refused(loss, op, said);
+        }
+    }
+}
+
+#[test]
+fn options_of_transducers() {
+    let plain = Transducer::default();
+    let cases = [
+        (Transducer { blank: 4, ..plain }, "the blank is 4"),
+        (Transducer { fast_emit: -0.1, ..plain }, "fast_emit is -0.1"),
+        (Transducer { fast_emit: f64::NAN, ..plain }, "fast_emit is NaN"),
+        (Transducer { fast_emit: f64::INFINITY, ..plain }, "fast_emit is inf"),
+        (Transducer { clamp: Some(0.0), ..plain }, "clamp is 0"),
+        (Transducer { clamp: Some(-1.0), ..plain }, "clamp is -1"),
+        (Transducer { clamp: Some(f64::NAN), ..plain }, "clamp is NaN"),
+        (Transducer { clamp: Some(f64::INFINITY), ..plain }, "clamp is inf"),
+    ];
+    for (options, said) in cases {
+        for (op, loss) in transducers(&[vec![1], vec![]], &[3, 1], &options) {
+            refused(loss, op, &[said]);
+        }
+    }
+}
+
+#[test]
+fn shapes_of_transducers() {
+    let plain = Transducer::default();
+    let op = "rnnt_loss";
+    let of = |logits: &Tensor| rnnt_loss(logits, &[vec![]], &[1], &plain);
+    refused(of(&zeros(&[3, 3, 4])), op, &["[3, 3, 4]", "[B, T, U + 1, V]"]);
+    refused(of(&zeros(&[1, 3, 3, 0])), op, &["the blank is 0", "0 symbols"]);
+    refused(of(&zeros(&[1, 3, 0, 4])), op, &["no cells"]);
+    refused(of(&zeros(&[1, 0, 3, 4])), op, &["utterance 0 has 1 frames", "1 and 0"]);
+    refused(of(&whole(&[1, 3, 3, 4])), op, &["I64", "f32, f64"]);
+    let op = "joint_rnnt_loss";
+    let of = |e: &[usize], p: &[usize], w: &[usize], b: Tensor| {
+        let w = zeros(w);
+        let joint = Joint::new(&w, &b, Activation::Relu);
+        joint_rnnt_loss(&zeros(e), &zeros(p), &joint, &[vec![]], &[1], &plain)
+    };
+    let (e, p, w, b) = (&[1, 3, 5], &[1, 2, 5], &[4, 5], zeros(&[4]));
+    of(e, p, w, b.clone()).unwrap();
+    refused(of(&[1, 5], p, w, b.clone()), op, &["[1, 5]", "[B, T, J]"]);
+    refused(of(e, &[2, 5], w, b.clone()), op, &["[2, 5]", "[B, U + 1, J]"]);
+    refused(of(&[2, 3, 5], p, w, b.clone()), op, &["[2, 3, 5]", "[1, 2, 5]", "[4, 5]"]);
+    refused(of(&[1, 3, 6], p, w, b.clone()), op, &["[1, 3, 6]", "[V, J]"]);
+    refused(of(e, &[1, 2, 6], w, b.clone()), op, &["[1, 2, 6]", "[V, J]"]);
+    refused(of(&[1, 3, 0], &[1, 2, 0], &[4, 0], b.clone()), op, &["J > 0"]);
+    refused(of(e, p, &[5], b.clone()), op, &["w has shape [5]", "matrix"]);
+    refused(of(e, p, &[3, 5], b), op, &["b has shape [4]", "[3]"]);
+    refused(of(e, p, &[0, 5], zeros(&[0])), op, &["the blank is 0", "0 symbols"]);
+    refused(of(e, &[1, 0, 5], w, zeros(&[4])), op, &["no cells"]);
+    refused(of(e, p, w, double(&[4])), op, &["F32", "F64"]);
+}
+
+/// NaN and +∞ are named by the place they are at; −∞ is none of them.
+#[test]
+fn logits_that_are_none() {
+    let (targets, frames) = ([vec![1, 2], vec![3]], [2, 3]);
+    let place = |b: usize, t: usize, u: usize, v: usize| ((b * 3 + t) * 3 + u) * 4 + v;
+    for (bad, named) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
+        for ((b, t, u, v), others) in [
+            ((0, 0, 0, 0), None),
+            ((0, 1, 2, 3), Some((1, 0, 0, 0))),
+            ((1, 2, 1, 2), None),
+            ((1, 0, 1, 1), Some((1, 1, 0, 0))),
+        ] {
+            for fill in [0.5, f32::NEG_INFINITY] {
+                let mut z = vec![fill; 2 * 3 * 3 * 4];
+                z[place(b, t, u, v)] = bad;
+                if let Some((b, t, u, v)) = others {
+                    z[place(b, t, u, v)] = f32::NAN;
+                }
+                // Outside of both utterances.
+                z[place(0, 2, 0, 0)] = f32::NAN;
+                z[place(1, 0, 2, 0)] = f32::INFINITY;
+                let z = Tensor::from_vec(z, (2, 3, 3, 4), &Device::Cpu).unwrap();
+                let said =
+                    format!("symbol {v} in utterance {b}, frame {t}, after {u} labels, is {named}");
+                for dtype in [DType::F32, DType::F64, DType::BF16] {
+                    let z = z.to_dtype(dtype).unwrap();
+                    let loss = rnnt_loss(&z, &targets, &frames, &Transducer::default());
+                    refused(loss, "rnnt_loss", &[&said]);
+                }
+            }
+        }
+    }
+    let e =
+        Tensor::new(&[[[0f32], [0.0], [0.0]], [[0.0], [0.0], [f32::NAN]]], &Device::Cpu).unwrap();
+    let (w, b) = (zeros(&[4, 1]), zeros(&[4]));
+    let joint = Joint::new(&w, &b, Activation::Tanh);
+    let plain = Transducer::default();
+    let loss = joint_rnnt_loss(&e, &zeros(&[2, 3, 1]), &joint, &targets, &frames, &plain);
+    refused(loss, "joint_rnnt_loss", &["utterance 1, frame 2, after 0 labels", "NaN or +∞"]);
 }

@@ -1,7 +1,7 @@
 //! What holds for every op: the same bits again and on any number of threads, any layout, and gradients for those alone that ask.
 
 use candle_core::{DType, Device, Tensor, Var};
-use fadam_ops::{Activation, CrossEntropy};
+use fadam_ops::{Activation, CrossEntropy, Joint, Transducer};
 
 use crate::causal_attention::Shape;
 use crate::check::{
@@ -10,12 +10,15 @@ use crate::check::{
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
     dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax, swiglu,
+    bias_activation, causal_attention, cross_entropy, dropout, embedding, joint_rnnt_loss,
+    layer_norm, linear, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
 fn all() -> Vec<Case> {
     let x = &[3, 100, 132];
     let options = cross_entropy::options();
+    let transducer = Transducer { blank: 3, fast_emit: 0.1, clamp: Some(0.3) };
     let attention = |b, heads, kv_heads, d, rope| {
         causal_attention::case(45, Shape { b, t: 130, heads, kv_heads, d, rope })
     };
@@ -42,6 +45,8 @@ fn all() -> Vec<Case> {
         batch_norm::case(50, (150, 33), &[150, 3, 100], 1e-3),
         batch_norm::with_case(51, (3, 150, 33)),
         conv2d::case(52, conv2d::Sizes([150, 23, 4], [6, 3, 3]), &[150, 3, 100], conv2d::HALVING),
+        rnnt_loss::case(56, [3, 40, 13, 67], transducer, true),
+        joint_rnnt_loss::case(57, [3, 90, 13, 67], 24, Activation::Tanh, transducer),
     ]
 }
 
@@ -259,6 +264,11 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
+        (vec![draw(&[0, 2, 3, 4])], no_utterances()),
+        (
+            vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
+            no_joint_utterances(),
+        ),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
@@ -288,6 +298,17 @@ fn empty_batches() {
 
 fn attention_of(t: usize) -> crate::check::Op {
     causal_attention::case(1, Shape { b: 1, t, heads: 2, kv_heads: 2, d: 2, rope: true }).op
+}
+
+fn no_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| fadam_ops::rnnt_loss(&x[0], &[], &[], &Transducer::default()))
+}
+
+fn no_joint_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| {
+        let joint = Joint::new(&x[2], &x[3], Activation::Tanh);
+        fadam_ops::joint_rnnt_loss(&x[0], &x[1], &joint, &[], &[], &Transducer::default())
+    })
 }
 
 /// No columns: an empty value too, or an error, never a panic.
