@@ -1,5 +1,5 @@
-//! Forward and backward of each op at the shapes of the 4.85 M decoder (8 × 256 tokens), beside the same composed of candle's
-//! ops: `cargo bench -p fadam-ops`.
+//! Forward and backward of each op at the shapes of the 4.85 M decoder (8 × 256 tokens) and of the 5.6 M Conformer (8 × 400 frames,
+//! a quarter of them after its convolutions), beside the same composed of candle's ops: `cargo bench -p fadam-ops`.
 
 #![allow(missing_docs, reason = "criterion_group! makes undocumented functions")]
 
@@ -7,7 +7,7 @@ use std::hint::black_box;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use fadam_ops::{Activation, Attention, CrossEntropy, Rope};
+use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Rope};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -85,12 +85,61 @@ fn all(c: &mut Criterion) {
     time(c, "cross_entropy/composed", || candle_nn::loss::cross_entropy(&logits, &ids));
 }
 
+/// The width of the Conformer, and the frames that its blocks see.
+const WIDTH: usize = 144;
+const FRAMES: usize = 100;
+const KERNEL: usize = 31;
+
+fn convolutions(c: &mut Criterion) {
+    let frames = [FRAMES; 8];
+    let both = draw(&[8, FRAMES, 2 * WIDTH], 1.0);
+    time(c, "glu/fused", || fadam_ops::glu(&both));
+    time(c, "glu/composed", || {
+        let gate = candle_nn::ops::sigmoid(&both.narrow(D::Minus1, WIDTH, WIDTH)?)?;
+        both.narrow(D::Minus1, 0, WIDTH)? * gate
+    });
+    let (x, w) = (draw(&[8, FRAMES, WIDTH], 1.0), draw(&[WIDTH], 1.0));
+    time(c, "batch_norm/fused", || Ok(fadam_ops::batch_norm(&x, &w, &w, &frames, 1e-5)?.0));
+    time(c, "batch_norm/composed", || {
+        let mean = |x: &Tensor| x.flatten_to(1)?.mean_keepdim(0)?.unsqueeze(0);
+        let centred = x.broadcast_sub(&mean(&x)?)?;
+        let deviation = (mean(&centred.sqr()?)? + 1e-5)?.sqrt()?;
+        centred.broadcast_div(&deviation)?.broadcast_mul(&w)?.broadcast_add(&w)
+    });
+    let taps = draw(&[WIDTH, KERNEL], 0.2);
+    time(c, "depthwise_conv1d/fused", || fadam_ops::depthwise_conv1d(&x, &taps, &frames));
+    time(c, "depthwise_conv1d/composed", || {
+        let padded = x.pad_with_zeros(1, KERNEL / 2, KERNEL / 2)?;
+        let tap =
+            |k| padded.narrow(1, k, FRAMES)?.broadcast_mul(&taps.narrow(1, k, 1)?.squeeze(1)?);
+        (1..KERNEL).try_fold(tap(0)?, |sum, k| sum + tap(k)?)
+    });
+
+    let conv = Conv2d { stride: (2, 2), padding: (1, 1), relu: true };
+    for (name, t, f, c_in, is_data) in
+        [("first", 400, 80, 1, true), ("second", 200, 40, WIDTH, false)]
+    {
+        let (x, w) = (draw(&[8, t, f, c_in], 1.0), draw(&[WIDTH, 3, 3, c_in], 0.02));
+        let (b, lengths) = (draw(&[WIDTH], 0.1), [t; 8]);
+        let x = if is_data { x.detach() } else { x.as_tensor().clone() };
+        time(c, &format!("conv2d {name}/fused"), || fadam_ops::conv2d(&x, &w, &b, &lengths, &conv));
+        // Channels first from the start: without the copies that their order would cost.
+        let turned = |x: &Tensor| x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let (x, w) = (turned(&x), turned(&w));
+        let x = if is_data { x } else { Var::from_tensor(&x).unwrap().as_tensor().clone() };
+        let w = Var::from_tensor(&w).unwrap();
+        time(c, &format!("conv2d {name}/composed"), || {
+            x.conv2d(&w, 1, 2, 1, 1)?.broadcast_add(&b.reshape((1, WIDTH, 1, 1))?)?.relu()
+        });
+    }
+}
+
 criterion_group! {
     name = ops;
     config = Criterion::default()
         .sample_size(10)
         .warm_up_time(std::time::Duration::from_millis(300))
         .measurement_time(std::time::Duration::from_secs(1));
-    targets = all
+    targets = all, convolutions
 }
 criterion_main!(ops);

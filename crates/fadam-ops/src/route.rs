@@ -122,7 +122,7 @@ pub(crate) fn is_of_rows(op: &str, x: &Tensor, w: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Asserts that two forms of an op, in f64, agree to rounding: values, and gradients of `Σ y²`.
+/// Asserts that two forms of an op, in f64, agree to rounding: values, and gradients of `Σ y² g`.
 #[cfg(test)]
 pub(crate) fn same(vars: &[&candle_core::Var], ours: &Tensor, theirs: &Tensor) {
     let numbers = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f64>().unwrap();
@@ -135,7 +135,10 @@ pub(crate) fn same(vars: &[&candle_core::Var], ours: &Tensor, theirs: &Tensor) {
         off / b.into_iter().fold(1e-3, most)
     };
     assert!(off(ours, theirs) < 1e-12, "the value is off by {:e}", off(ours, theirs));
-    let [ours, theirs] = [ours, theirs].map(|y| y.sqr().unwrap().backward().unwrap());
+    let g: Vec<f64> = (0..ours.elem_count()).map(|i| ((i + 1) as f64).sin()).collect();
+    let g = Tensor::from_vec(g, ours.shape(), ours.device()).unwrap();
+    let [ours, theirs] =
+        [ours, theirs].map(|y| (y.sqr().unwrap() * &g).unwrap().backward().unwrap());
     for (i, var) in vars.iter().enumerate() {
         let off = off(ours.get(var).unwrap(), theirs.get(var).unwrap());
         assert!(off < 1e-12, "the gradient of argument {i} is off by {off:e}");

@@ -4,9 +4,10 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fadam_ops::{
-    Activation, Attention, CrossEntropy, Rope, backward, bias_activation, causal_attention,
-    checkpoint, cross_entropy, dropout, embedding, feed_forward, layer_norm, linear,
-    linear_cross_entropy, rms_norm, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Rope, backward, batch_norm, batch_norm_with,
+    bias_activation, causal_attention, checkpoint, conv2d, cross_entropy, depthwise_conv1d,
+    dropout, embedding, feed_forward, glu, layer_norm, linear, linear_cross_entropy, rms_norm,
+    rope, softmax, swiglu,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -78,6 +79,42 @@ fn all_ops() {
             Box::new(|x| feed_forward(&x[0], &x[1], &x[2])),
         ),
         ("swiglu", vec![noise(&[3, 4, 8], 1)], Box::new(|x| swiglu(&x[0]))),
+        ("glu", vec![noise(&[3, 4, 8], 1)], Box::new(|x| glu(&x[0]))),
+        (
+            "depthwise_conv1d",
+            vec![noise(&[3, 9, 8], 1), noise(&[8, 5], 2)],
+            Box::new(|x| depthwise_conv1d(&x[0], &x[1], &[9, 4, 0])),
+        ),
+        (
+            "batch_norm",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| Ok(batch_norm(&x[0], &x[1], &x[2], &[9, 4, 0], 1e-3)?.0)),
+        ),
+        (
+            "batch_norm_with",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| {
+                let given = |seed| noise(&[8], seed).to_device(x[0].device());
+                let (mean, variance) = (given(4)?, given(5)?.sqr()?);
+                batch_norm_with(&x[0], &x[1], &x[2], &mean, &variance, 0.1)
+            }),
+        ),
+        (
+            "conv2d",
+            vec![noise(&[3, 9, 8, 2], 1), noise(&[4, 3, 3, 2], 2), noise(&[4], 3)],
+            Box::new(|x| {
+                let conv = Conv2d { stride: (2, 2), padding: (1, 1), relu: false };
+                conv2d(&x[0], &x[1], &x[2], &[9, 4, 0], &conv)
+            }),
+        ),
+        (
+            "conv2d, two strides",
+            vec![noise(&[3, 9, 8, 2], 1), noise(&[4, 3, 2, 2], 2), noise(&[4], 3)],
+            Box::new(|x| {
+                let conv = Conv2d { stride: (1, 3), ..Conv2d::default() };
+                conv2d(&x[0], &x[1], &x[2], &[9, 4, 0], &conv)
+            }),
+        ),
         ("softmax", vec![noise(&[3, 4, 8], 1)], Box::new(|x| softmax(&x[0]))),
         ("dropout", vec![noise(&[3, 4, 800], 1)], Box::new(|x| dropout(&x[0], 0.3, 5))),
         ("rope", vec![noise(&[2, 3, 5, 4], 1)], Box::new(move |x| rope(&x[0], &table(&x[0]), 4))),

@@ -5,6 +5,9 @@ use fadam_ops::{
     Activation, Attention, CrossEntropy, Joint, Loss, Rope, Transducer, bias_activation,
     causal_attention, cross_entropy, dropout, embedding, feed_forward, joint_rnnt_loss, layer_norm,
     linear, linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Loss, Rope, batch_norm, batch_norm_with,
+    bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding,
+    feed_forward, glu, layer_norm, linear, linear_cross_entropy, rms_norm, rope, softmax, swiglu,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -53,6 +56,9 @@ fn norms_and_activations() {
     refused(swiglu(&zeros(&[2, 5])), "swiglu", &["[2, 5]", "odd"]);
     refused(swiglu(&whole(&[2, 4])), "swiglu", &["I64", "f32, f64"]);
     refused(swiglu(&zeros(&[])), "swiglu", &["last dimension"]);
+    refused(glu(&zeros(&[2, 5])), "glu", &["[2, 5]", "odd"]);
+    refused(glu(&whole(&[2, 4])), "glu", &["I64", "f32, f64"]);
+    refused(glu(&zeros(&[])), "glu", &["last dimension"]);
     let up = |rows| zeros(&[rows, 4]);
     refused(
         feed_forward(&x, &up(6), &zeros(&[4, 2])),
@@ -89,6 +95,85 @@ fn matrices() {
     refused(embedding(&whole(&[2]), &w), "embedding", &["I64", "u32"]);
     refused(embedding(&ids(&[0]), &zeros(&[5])), "embedding", &["w has shape [5]", "matrix"]);
     refused(embedding(&ids(&[0]), &whole(&[5, 3])), "embedding", &["I64"]);
+}
+
+#[test]
+fn lengths() {
+    let (x, x4) = (zeros(&[2, 3, 4]), zeros(&[2, 3, 5, 4]));
+    let (v, w, w4, b) = (zeros(&[4]), zeros(&[4, 3]), zeros(&[6, 3, 3, 4]), zeros(&[6]));
+    let conv = Conv2d { padding: (1, 1), ..Conv2d::default() };
+    let each = |lengths: &[usize]| {
+        [
+            ("depthwise_conv1d", depthwise_conv1d(&x, &w, lengths)),
+            ("batch_norm", batch_norm(&x, &v, &v, lengths, 1e-5).map(|(y, _)| y)),
+            ("conv2d", conv2d(&x4, &w4, &b, lengths, &conv)),
+        ]
+    };
+    for (op, y) in each(&[3, 1]) {
+        assert_eq!(y.unwrap_or_else(|err| panic!("{op}: {err}")).dim(0).unwrap(), 2);
+    }
+    for wrong in [&[][..], &[3], &[3, 3, 3]] {
+        for (op, y) in each(wrong) {
+            refused(y, op, &[&format!("{} lengths", wrong.len()), "2 utterances"]);
+        }
+    }
+    for (op, y) in each(&[3, 4]) {
+        refused(y, op, &["utterance 1 has length 4", "3 frames"]);
+    }
+    refused(batch_norm(&x, &v, &v, &[0, 0], 1e-5), "batch_norm", &["[2, 3, 4]", "no real frame"]);
+    let none = zeros(&[0, 3, 4]);
+    refused(batch_norm(&none, &v, &v, &[], 1e-5), "batch_norm", &["no real frame"]);
+}
+
+#[test]
+fn channels_last() {
+    let (x, v, w, n) = (zeros(&[2, 3, 4]), zeros(&[4]), zeros(&[4, 3]), &[3, 3]);
+    let op = "depthwise_conv1d";
+    refused(depthwise_conv1d(&zeros(&[3, 4]), &w, n), op, &["[3, 4]", "[B, T, C]"]);
+    refused(depthwise_conv1d(&x, &v, n), op, &["w has shape [4]", "matrix"]);
+    refused(depthwise_conv1d(&x, &zeros(&[5, 3]), n), op, &["[5, 3]", "4 channels"]);
+    refused(depthwise_conv1d(&x, &zeros(&[4, 2]), n), op, &["2 taps", "odd"]);
+    refused(depthwise_conv1d(&x, &zeros(&[4, 0]), n), op, &["0 taps", "odd"]);
+    refused(depthwise_conv1d(&x, &double(&[4, 3]), n), op, &["F32", "F64"]);
+    refused(depthwise_conv1d(&whole(&[2, 3, 4]), &whole(&[4, 3]), n), op, &["I64"]);
+    let op = "batch_norm";
+    refused(batch_norm(&zeros(&[3, 4]), &v, &v, n, 1.0), op, &["[3, 4]", "[B, T, C]"]);
+    refused(batch_norm(&x, &zeros(&[3]), &v, n, 1.0), op, &["w has shape [3]", "[4]"]);
+    refused(batch_norm(&x, &v, &zeros(&[3]), n, 1.0), op, &["b has shape [3]", "[4]"]);
+    refused(batch_norm(&x, &v, &double(&[4]), n, 1.0), op, &["F32", "F64"]);
+    let op = "batch_norm_with";
+    let with = |mean: &Tensor, variance: &Tensor| batch_norm_with(&x, &v, &v, mean, variance, 1.0);
+    refused(with(&zeros(&[3]), &v), op, &["mean has shape [3]", "[4]"]);
+    refused(with(&v, &zeros(&[3])), op, &["variance has shape [3]", "[4]"]);
+    refused(batch_norm_with(&zeros(&[3, 4]), &v, &v, &v, &v, 1.0), op, &["[B, T, C]"]);
+    refused(batch_norm_with(&x, &v, &double(&[4]), &v, &v, 1.0), op, &["F32", "F64"]);
+    with(&double(&[4]), &v).unwrap();
+}
+
+#[test]
+fn windows() {
+    let (x, w, b) = (zeros(&[2, 3, 5, 4]), zeros(&[6, 3, 3, 4]), zeros(&[6]));
+    let of = |x: &Tensor, w: &Tensor, b: &Tensor, conv: Conv2d| conv2d(x, w, b, &[3, 3], &conv);
+    let (op, plain) = ("conv2d", Conv2d::default());
+    refused(of(&zeros(&[2, 3, 5]), &w, &b, plain), op, &["[2, 3, 5]", "[B, T, F, C_in]"]);
+    refused(of(&x, &zeros(&[6, 3, 4]), &b, plain), op, &["[6, 3, 4]", "[C_out, K_t, K_f, C_in]"]);
+    refused(of(&x, &zeros(&[6, 3, 3, 2]), &b, plain), op, &["[6, 3, 3, 2]", "4 channels"]);
+    for empty in [[0, 3, 3, 4], [6, 0, 3, 4], [6, 3, 0, 4]] {
+        refused(of(&x, &zeros(&empty), &b, plain), op, &[&format!("{empty:?} is empty")]);
+    }
+    let no_channels = of(&zeros(&[2, 3, 5, 0]), &zeros(&[6, 3, 3, 0]), &b, plain);
+    refused(no_channels, op, &["[6, 3, 3, 0] is empty"]);
+    refused(of(&x, &w, &zeros(&[5]), plain), op, &["b has shape [5]", "[6]"]);
+    for stride in [(0, 1), (1, 0)] {
+        let text = format!("stride {stride:?}");
+        refused(of(&x, &w, &b, Conv2d { stride, ..plain }), op, &[&text]);
+    }
+    let narrow = of(&zeros(&[2, 3, 2, 4]), &w, &b, plain);
+    refused(narrow, op, &["3 bands of w", "2 of x with 0 of padding"]);
+    let none = of(&zeros(&[2, 3, 0, 4]), &w, &b, Conv2d { padding: (9, 9), ..plain });
+    refused(none, op, &["0 of x with 9 of padding"]);
+    refused(of(&x, &double(&[6, 3, 3, 4]), &b, plain), op, &["F32", "F64"]);
+    refused(of(&whole(&[2, 3, 5, 4]), &whole(&[6, 3, 3, 4]), &whole(&[6]), plain), op, &["I64"]);
 }
 
 #[test]

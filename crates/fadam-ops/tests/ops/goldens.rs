@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use fadam_ops::{Activation, Attention, CrossEntropy, Rope};
+use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Rope};
 
 use crate::check::{functional, of_all, relative, vars};
 
@@ -50,6 +50,42 @@ fn silu_in_swiglu() {
         let gate = x[0].broadcast_add(&x[1])?;
         fadam_ops::swiglu(&Tensor::cat(&[&gate, &gate.ones_like()?], 1)?)
     });
+}
+
+#[test]
+fn padded_batches() {
+    let lengths = |golden: &Golden| -> Result<Vec<usize>> {
+        Ok(golden["lengths"].to_vec1::<i64>()?.into_iter().map(|n| n as usize).collect())
+    };
+    compare("depthwise_conv1d", &["x", "w"], |x, golden| {
+        fadam_ops::depthwise_conv1d(&x[0], &x[1], &lengths(golden)?)
+    });
+    compare("batch_norm", &["x", "w", "b"], |x, golden| {
+        let (y, moments) = fadam_ops::batch_norm(&x[0], &x[1], &x[2], &lengths(golden)?, 1e-5)?;
+        for (name, ours) in [("mean", moments.mean), ("variance", moments.variance)] {
+            let off = relative(&ours, &golden[name]);
+            assert!(off < 1e-10, "batch_norm: the {name} is off by {off:e}");
+        }
+        Ok(y)
+    });
+    compare("batch_norm_with", &["x", "w", "b"], |x, golden| {
+        let (mean, variance) = (&golden["mean"], &golden["variance"]);
+        fadam_ops::batch_norm_with(&x[0], &x[1], &x[2], mean, variance, 1e-5)
+    });
+    let convs = [
+        ("conv2d", Conv2d { stride: (2, 2), padding: (1, 1), relu: false }),
+        ("conv2d-relu", Conv2d { stride: (1, 2), padding: (2, 0), relu: true }),
+    ];
+    for (file, conv) in convs {
+        compare(file, &["x", "w", "b"], |x, golden| {
+            fadam_ops::conv2d(&x[0], &x[1], &x[2], &lengths(golden)?, &conv)
+        });
+    }
+}
+
+#[test]
+fn gated_linear_units() {
+    compare("glu", &["x"], |x, _| fadam_ops::glu(&x[0]));
 }
 
 #[test]

@@ -268,6 +268,15 @@ fn empty_batches() {
         (
             vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
             no_joint_utterances(),
+        (vec![draw(&none)], glu::case(1, &[1, 6]).op),
+        (vec![draw(&[0, 3, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![])),
+        (vec![draw(&[2, 0, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![0, 0])),
+        (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], batch_norm::with_case(1, (1, 1, 4)).op),
+            vec![draw(&[0, 3, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
+            conv2d::op(vec![], conv2d::HALVING),
+        ),
+            vec![draw(&[2, 0, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
+            conv2d::op(vec![0, 0], conv2d::HALVING),
         ),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
@@ -321,6 +330,10 @@ fn empty_rows() {
         fadam_ops::rms_norm(&x, &w, 0.1),
         fadam_ops::layer_norm(&x, &w, &w, 0.1),
         fadam_ops::swiglu(&x),
+        fadam_ops::glu(&x),
+        fadam_ops::depthwise_conv1d(&draw(&[2, 3, 0]), &draw(&[0, 3]), &[3, 1]),
+        fadam_ops::batch_norm(&draw(&[2, 3, 0]), &w, &w, &[3, 1], 0.1).map(|(y, _)| y),
+        fadam_ops::batch_norm_with(&draw(&[2, 3, 0]), &w, &w, &w, &w, 0.1),
         fadam_ops::bias_activation(&x, &w, Activation::Relu),
         fadam_ops::dropout(&x, 0.5, 1),
         fadam_ops::embedding(&ids, &draw(&[2, 0])),
