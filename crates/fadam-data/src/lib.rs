@@ -38,11 +38,12 @@
 //! Everything is deterministic: the same files, settings and seed give the same bytes, tokens and
 //! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`] counts
 //! what was left out, and what cannot be right is an [`Error`] that names the file, line or field.
-//! Speech and images will be modules beside [`text`].
+//! Sound files become features in [`speech`]; images will be a module beside it.
 
 pub mod embedded;
 mod error;
 pub mod hub;
+pub mod speech;
 pub mod text;
 mod write_aside;
 
