@@ -1,5 +1,6 @@
 //! Sound files to features, module by module.
 
+mod amazon_queen;
 mod augment;
 mod damaged;
 mod decode;
