@@ -35,14 +35,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Speech goes from recordings and transcripts to features and labels, made ahead on a background thread:
+//!
+//! ```text
+//! SpeechSource ─read→ Vec<Utterance> ─transcripts→ Units
+//! Vec<Utterance>, Units ─decode, check→ SpeechSet ─┬→ SpeechBatches ─→ SpeechBatch ─→ features [B, T, 80], targets
+//!                                                  └→ EvalBatches   ─→ SpeechBatch
+//! ```
+//!
 //! Everything is deterministic: the same files, settings and seed give the same bytes, tokens and
-//! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`] counts
-//! what was left out, and what cannot be right is an [`Error`] that names the file, line or field.
-//! Sound files become features in [`speech`]; images will be a module beside it.
+//! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`] and
+//! [`speech::SpeechReport`] count what was left out, and what cannot be right is an [`Error`] that names
+//! the file, line or field. Images will be a module beside [`text`] and [`speech`].
 
 pub mod embedded;
 mod error;
 pub mod hub;
+mod name_range;
 pub mod speech;
 pub mod text;
 mod write_aside;

@@ -229,7 +229,7 @@ pub(super) fn check_length(split: &'static str, tokens: usize, seq_len: usize) -
 }
 
 /// What a cursor was made with must be what this run has.
-pub(super) fn same<T: PartialEq + ToString>(
+pub(crate) fn same<T: PartialEq + ToString>(
     field: &'static str,
     saved: &T,
     here: &T,

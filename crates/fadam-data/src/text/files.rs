@@ -6,9 +6,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::name_range;
 use crate::hub::{Hub, HubFile, RepoKind};
-use crate::{Error, Result};
+use crate::{Error, Result, name_range};
 
 /// The endings that are read, for messages.
 const ENDINGS: &str = ".txt, .jsonl, .jsonl.gz or .json.gz";

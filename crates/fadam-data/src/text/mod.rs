@@ -7,7 +7,6 @@ mod encode;
 mod eval;
 mod files;
 mod jsonl;
-mod name_range;
 mod pieces;
 mod source;
 mod split;
@@ -23,3 +22,6 @@ pub use source::{SourceReport, TextSource};
 pub use split::Split;
 pub use stream::{Shards, StreamBatches, StreamCursor, StreamReport, StreamSpec};
 pub use tokenizer::{END_OF_TEXT, Tokenizer};
+
+pub(crate) use batches::same;
+pub(crate) use source::utf8;

@@ -199,7 +199,7 @@ pub(super) fn read_file(
 }
 
 /// The bytes as text, without a byte-order mark.
-fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
+pub(crate) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
     let mut text = String::from_utf8(bytes).map_err(|e| {
         let byte = e.utf8_error().valid_up_to();
         let line = e.as_bytes()[..byte].split(|&b| b == b'\n').count();

@@ -9,7 +9,7 @@ const HIGHEST: u64 = 1_000_000;
 
 /// The names that `path` stands for, in order: itself, unless it has ranges `{from..to}` and is no
 /// file. The numbers have at least the digits of `from`.
-pub(super) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn expand(path: &Path) -> Result<Vec<PathBuf>> {
     let Some(name) = path.to_str().filter(|_| !path.exists()) else {
         return Ok(vec![path.to_path_buf()]);
     };
