@@ -360,6 +360,7 @@ pub enum Error {
         path: PathBuf,
         /// What is read.
         expected: &'static str,
+    },
     /// A line of a manifest or of a `.trans.txt` is not as it must be.
     #[error("{}:{line}: {reason}", path.display())]
     SpeechLine {
@@ -368,46 +369,60 @@ pub enum Error {
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
+        reason: String,
+    },
     /// A parquet table, or a row of one, cannot be read.
     #[error("{place}: not a table of speech: {reason}")]
     SpeechTable {
         /// The table, as it was asked for.
+        place: String,
         /// What is wrong with it.
+        reason: String,
+    },
     /// Not one utterance was found.
     #[error("{place}: no speech to train on: {report}")]
     NoUtterances {
         /// The places that were read.
+        place: String,
         /// What was there.
         report: Box<crate::speech::SourceReport>,
+    },
     /// No utterance can be used.
     #[error("no utterance can be used: {report}")]
     NoSpeech {
         /// Why.
         report: Box<crate::speech::SpeechReport>,
+    },
     /// Two utterances are of the same sound.
     #[error("{clip}: given twice; name each sound once")]
     DuplicateClip {
         /// The sound.
         clip: String,
+    },
     /// A held-out sound is also trained on.
     #[error("{clip}: both in the training and in the held-out speech; name it in one of them only")]
     HeldOutClip {
         /// The sound.
         clip: String,
+    },
     /// A sound is not what it was when it was checked.
     #[error("{name}: it had {expected} samples when it was checked, and has {here} now")]
     SoundChanged {
         /// The sound.
+        name: String,
         /// Its samples before.
         expected: usize,
         /// Its samples now.
         here: usize,
+    },
     /// In mid-run, not one sound can be read any more.
     #[error("not one batch can be made any more, {clips} sounds cannot be read, such as: {reason}")]
     SpeechGone {
         /// Sounds that could not be read.
         clips: usize,
         /// What is wrong with one of them.
+        reason: String,
+    },
     /// A setting for speech that cannot be.
     #[error("{field} = {value}: expected {expected}")]
     SpeechSetting {
@@ -417,27 +432,28 @@ pub enum Error {
         value: String,
         /// What it may be.
         expected: String,
+    },
     /// The training transcripts have no character at all.
     #[error("the training transcripts have no character that a network could learn to write")]
     NoUnits,
     /// A vocabulary of pieces has no room for single characters.
+    #[error(
         "data.vocab_size = {vocab_size}: the blank and the characters of the training transcripts are \
          {minimum}; give at least that"
+    )]
     PiecesBelowAlphabet {
         /// The given size.
         vocab_size: usize,
         /// The smallest one.
         minimum: usize,
+    },
     /// A file of units is not one.
     #[error("{}: not a units.json: {reason}", path.display())]
     MalformedUnits {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-    /// Stand-in.
-    #[error("{name}: {reason}")]
-        /// The sound.
-        /// What is wrong with it.
+        reason: String,
     },
     /// The preparation of data was told to stop; nobody waits for it.
     #[error("the preparation of the data was stopped")]

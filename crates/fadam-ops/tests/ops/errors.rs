@@ -2,12 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use fadam_ops::{
-    Activation, Attention, CrossEntropy, Joint, Loss, Rope, Transducer, bias_activation,
-    causal_attention, cross_entropy, dropout, embedding, feed_forward, joint_rnnt_loss, layer_norm,
-    linear, linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
-    Activation, Attention, Conv2d, CrossEntropy, Loss, Rope, batch_norm, batch_norm_with,
-    bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding,
-    feed_forward, glu, layer_norm, linear, linear_cross_entropy, rms_norm, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, Rope, Transducer, batch_norm,
+    batch_norm_with, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
+    dropout, embedding, feed_forward, glu, joint_rnnt_loss, layer_norm, linear,
+    linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {

@@ -9,9 +9,8 @@ use crate::check::{
 };
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, glu, layer_norm, linear, rms_norm, rope, softmax, swiglu,
-    bias_activation, causal_attention, cross_entropy, dropout, embedding, joint_rnnt_loss,
-    layer_norm, linear, rms_norm, rnnt_loss, rope, softmax, swiglu,
+    dropout, embedding, glu, joint_rnnt_loss, layer_norm, linear, rms_norm, rnnt_loss, rope,
+    softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -264,19 +263,22 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
-        (vec![draw(&[0, 2, 3, 4])], no_utterances()),
-        (
-            vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
-            no_joint_utterances(),
         (vec![draw(&none)], glu::case(1, &[1, 6]).op),
         (vec![draw(&[0, 3, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![])),
         (vec![draw(&[2, 0, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![0, 0])),
         (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], batch_norm::with_case(1, (1, 1, 4)).op),
+        (
             vec![draw(&[0, 3, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
             conv2d::op(vec![], conv2d::HALVING),
         ),
+        (
             vec![draw(&[2, 0, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
             conv2d::op(vec![0, 0], conv2d::HALVING),
+        ),
+        (vec![draw(&[0, 2, 3, 4])], no_utterances()),
+        (
+            vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
+            no_joint_utterances(),
         ),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
