@@ -6,7 +6,9 @@
 mod console;
 mod copy;
 mod llm;
+mod memory;
 mod optimizer;
+mod rnnt;
 mod times;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +28,8 @@ enum Benchmark {
     Optimizer(optimizer::Args),
     /// Training steps of the decoder: tokens/s and peak memory
     Llm(llm::Args),
+    /// The RNN-T loss, forward and backward: time and peak memory
+    Rnnt(rnnt::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -37,6 +41,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let done = match &args.benchmark {
         Benchmark::Optimizer(args) => optimizer::run(args),
         Benchmark::Llm(args) => llm::run(args),
+        Benchmark::Rnnt(args) => rnnt::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),
