@@ -1,5 +1,6 @@
 //! Forward and backward of each op at the shapes of the 4.85 M decoder (8 × 256 tokens) and of the 5.6 M Conformer (8 × 400 frames,
-//! a quarter of them after its convolutions), beside the same composed of candle's ops: `cargo bench -p fadam-ops`.
+//! a quarter of them after its convolutions), beside the same composed of candle's ops, and of the RNN-T loss at 8 × 150 frames with
+//! 40 labels: `cargo bench -p fadam-ops`.
 
 #![allow(missing_docs, reason = "criterion_group! makes undocumented functions")]
 
@@ -7,7 +8,7 @@ use std::hint::black_box;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Rope};
+use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Joint, Rope, Transducer};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -83,6 +84,30 @@ fn all(c: &mut Criterion) {
         Ok(fadam_ops::cross_entropy(&logits, &ids, &options)?.objective)
     });
     time(c, "cross_entropy/composed", || candle_nn::loss::cross_entropy(&logits, &ids));
+    transducer(c);
+}
+
+fn transducer(c: &mut Criterion) {
+    let (b, t, u, v, j) = (8, 150, 40, 256, 320);
+    let labels =
+        |b: usize| (0..u).map(|u| 1 + ((b * 7919 + u * 104_729) % (v - 1)) as u32).collect();
+    let targets: Vec<Vec<u32>> = (0..b).map(labels).collect();
+    let (frames, options) = (vec![t; b], Transducer::default());
+    let logits = draw(&[b, t, u + 1, v], 1.0);
+    time(c, "rnnt_loss/fused", || fadam_ops::rnnt_loss(&logits, &targets, &frames, &options));
+    let (e, p) = (draw(&[b, t, j], 1.0), draw(&[b, u + 1, j], 1.0));
+    let (w, bias) = (draw(&[v, j], 0.05), draw(&[v], 0.05));
+    let joint = Joint::new(&w, &bias, Activation::Tanh);
+    time(c, "joint_rnnt_loss/fused", || {
+        fadam_ops::joint_rnnt_loss(&e, &p, &joint, &targets, &frames, &options)
+    });
+    // The joint network of candle's ops, and the loss of its logits.
+    time(c, "joint_rnnt_loss/composed", || {
+        let h = e.unsqueeze(2)?.broadcast_add(&p.unsqueeze(1)?)?.tanh()?;
+        let z = h.reshape(((), j))?.matmul(&w.t()?)?.broadcast_add(&bias)?;
+        let logits = z.reshape((b, t, u + 1, v))?;
+        fadam_ops::rnnt_loss(&logits, &targets, &frames, &options)
+    });
 }
 
 /// The width of the Conformer, and the frames that its blocks see.

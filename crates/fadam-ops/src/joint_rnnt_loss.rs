@@ -165,8 +165,7 @@ fn fused<T: Number>(
     let weights = joined::<T>(joint.w, joint.b)?;
     let arguments = [encoded, predicted, &weights];
     let tracked = arguments.iter().any(|x| x.track_op());
-    let mut cells: Vec<Vec<Cell<T>>> =
-        read(arguments, |[e, p, w]| Work::new(&pass, e, p, w).cells())?;
+    let mut cells: Vec<Cell<T>> = read(arguments, |[e, p, w]| Work::new(&pass, e, p, w).cells())?;
     if let Some((b, t, u)) = no_logits(&cells, &pass.utterances) {
         bail!("{NAME}: a logit of utterance {b}, frame {t}, after {u} labels, is NaN or +∞");
     }
@@ -180,7 +179,7 @@ fn fused<T: Number>(
 
 struct JointRnntLoss<T> {
     pass: Pass,
-    cells: Vec<Vec<Cell<T>>>,
+    cells: Vec<Cell<T>>,
 }
 
 impl<T: Number> Backward<3> for JointRnntLoss<T> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use crate::log_add::{exponentials_of_sums, log_add};
 use crate::number::Number;
-use crate::transducer::{Transducer, Utterance};
+use crate::transducer::{Transducer, Utterance, split};
 
 const NONE: f64 = f64::NEG_INFINITY;
 
@@ -55,11 +55,11 @@ impl<T: Number> Cell<T> {
 /// The loss of each utterance from the log-probabilities of its cells, which, if there are to be gradients, become shares.
 pub(crate) fn losses<T: Number>(
     utterances: &[Utterance],
-    cells: &mut [Vec<Cell<T>>],
+    cells: &mut [Cell<T>],
     options: &Transducer,
     with_gradients: bool,
 ) -> Vec<T> {
-    let loss = |(utterance, cells): (&Utterance, &mut Vec<Cell<T>>)| {
+    let loss = |(utterance, cells): (&Utterance, &mut [Cell<T>])| {
         let lattice = utterance.lattice();
         if !with_gradients {
             return T::of(-lattice.forward(cells, |_, _| {}));
@@ -75,7 +75,7 @@ pub(crate) fn losses<T: Number>(
         }
         T::of(-log_p)
     };
-    utterances.par_iter().zip(cells).map(loss).collect()
+    utterances.par_iter().zip(split(utterances, cells)).map(loss).collect()
 }
 
 /// T frames and U labels. Cells are numbered frame after frame.
@@ -88,6 +88,10 @@ pub(crate) struct Lattice {
 impl Lattice {
     pub(crate) fn columns(self) -> usize {
         self.labels + 1
+    }
+
+    pub(crate) fn cells(self) -> usize {
+        self.frames * self.columns()
     }
 
     fn cell(self, t: usize, u: usize) -> usize {

@@ -34,13 +34,14 @@
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
+use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
 use crate::lattice::{Cell, losses};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::Route;
 use crate::rows::new_rows;
-use crate::transducer::{Sizes, Transducer, Utterance};
+use crate::transducer::{Sizes, Transducer, Utterance, split};
 
 const NAME: &str = "rnnt_loss";
 
@@ -55,8 +56,10 @@ const NAME: &str = "rnnt_loss";
 /// cannot be emitted. Where no alignment is possible, the loss is +∞ and its gradient 0. The loss is f64 for f64 logits and f32 for
 /// others.
 ///
-/// Beside the logits there are 16 bytes a cell (32 in f64), and in the backward pass the gradient. Logits that are not contiguous
-/// are copied, those in half precision are widened, and those on a device are copied to the host, where the loss is computed.
+/// Beside the logits there are 16 bytes a cell (32 in f64), and in the backward pass one gradient. candle makes two more tensors of
+/// its size to add it up (zeros and a sum), [`backward`](crate::backward) does not where the logits are a variable, and
+/// [`joint_rnnt_loss`](crate::joint_rnnt_loss()) has no logits. Those that are not contiguous are copied, those in half precision
+/// widened, and those on a device copied to the host, where the loss is computed.
 ///
 /// ```
 /// use candle_core::{DType, Device, Var};
@@ -103,7 +106,7 @@ fn fused<T: Number>(
     sizes: Sizes,
 ) -> Result<Tensor> {
     let tracked = logits.track_op();
-    let mut cells: Vec<Vec<Cell<T>>> = read([logits], |[logits]| {
+    let mut cells: Vec<Cell<T>> = read([logits], |[logits]| {
         let cells = cells(logits, &utterances, options, sizes);
         refuse_no_logits(logits, &cells, &utterances, sizes).map(|()| cells)
     })??;
@@ -121,13 +124,13 @@ fn cells<T: Number>(
     utterances: &[Utterance],
     options: &Transducer,
     sizes: Sizes,
-) -> Vec<Vec<Cell<T>>> {
+) -> Vec<Cell<T>> {
     let Sizes { columns, symbols, .. } = sizes;
-    let of = |(utterance, logits): (&Utterance, &[T])| {
-        let here = utterance.lattice().columns();
-        let mut cells = vec![Cell::none(); utterance.frames * here];
-        let frames = cells.par_chunks_mut(here).zip(logits.par_chunks(columns * symbols));
-        frames.for_each_init(
+    let count = utterances.iter().map(|utterance| utterance.lattice().cells()).sum();
+    let mut all = vec![Cell::none(); count];
+    let fill = |((utterance, cells), logits): ((&Utterance, &mut [Cell<T>]), &[T])| {
+        let frames = cells.par_chunks_mut(utterance.lattice().columns());
+        frames.zip(logits.par_chunks(columns * symbols)).for_each_init(
             || vec![T::zero(); symbols],
             |scratch, (cells, logits)| {
                 for (u, (to, z)) in cells.iter_mut().zip(logits.chunks_exact(symbols)).enumerate() {
@@ -136,10 +139,10 @@ fn cells<T: Number>(
                 }
             },
         );
-        cells
     };
     let batch = logits.par_chunks((sizes.frames * columns * symbols).max(1));
-    utterances.par_iter().zip(batch).map(of).collect()
+    utterances.par_iter().zip(split(utterances, &mut all)).zip(batch).for_each(fill);
+    all
 }
 
 /// A cell of logits z, which become `exp(z − max z)`.
@@ -198,7 +201,7 @@ pub(crate) fn gradient<T: Number>(
 /// Names the first logit that is NaN or +∞.
 fn refuse_no_logits<T: Number>(
     logits: &[T],
-    cells: &[Vec<Cell<T>>],
+    cells: &[Cell<T>],
     utterances: &[Utterance],
     sizes: Sizes,
 ) -> Result<()> {
@@ -212,11 +215,11 @@ fn refuse_no_logits<T: Number>(
 
 /// Utterance, frame and labels so far of the first cell with a logit that is NaN or +∞.
 pub(crate) fn no_logits<T: Number>(
-    cells: &[Vec<Cell<T>>],
+    cells: &[Cell<T>],
     utterances: &[Utterance],
 ) -> Option<(usize, usize, usize)> {
-    cells.iter().zip(utterances).enumerate().find_map(|(b, (cells, utterance))| {
-        let cell = cells.iter().position(Cell::is_of_no_logits)?;
+    utterances.iter().enumerate().find_map(|(b, utterance)| {
+        let cell = utterance.of(cells).iter().position(Cell::is_of_no_logits)?;
         let columns = utterance.lattice().columns();
         Some((b, cell / columns, cell % columns))
     })
@@ -224,7 +227,7 @@ pub(crate) fn no_logits<T: Number>(
 
 struct RnntLoss<T> {
     utterances: Vec<Utterance>,
-    cells: Vec<Vec<Cell<T>>>,
+    cells: Vec<Cell<T>>,
     options: Transducer,
     sizes: Sizes,
 }
@@ -240,7 +243,7 @@ impl<T: Number> RnntLoss<T> {
             if t >= utterance.frames || u > utterance.labels.len() {
                 continue;
             }
-            let cell = &self.cells[b][t * utterance.lattice().columns() + u];
+            let cell = &utterance.of(&self.cells)[t * utterance.lattice().columns() + u];
             if cell.scale > T::zero() {
                 dz.copy_from_slice(&logits[row * symbols..][..symbols]);
                 let emitted = (self.options.blank as usize, utterance.label(u));
@@ -261,6 +264,6 @@ impl<T: Number> Backward<1> for RnntLoss<T> {
             let symbols = self.sizes.symbols;
             new_rows(logits.len(), symbols, |first, rows| self.rows(first, rows, logits, g))
         })?;
-        Ok([Some(constant(dz, logits.shape())?)])
+        Ok([give(logits, dz)?])
     }
 }

@@ -106,14 +106,12 @@ impl<'a, T: Number> Work<'a, T> {
         (h, z)
     }
 
-    /// The log-probabilities of each utterance's cells.
-    pub(crate) fn cells(&self) -> Vec<Vec<Cell<T>>> {
-        let mut cells: Vec<Vec<Cell<T>>> = vec![Vec::new(); self.pass.utterances.len()];
+    /// The log-probabilities of all cells.
+    pub(crate) fn cells(&self) -> Vec<Cell<T>> {
+        let mut cells = Vec::new();
         for group in self.pass.segments.chunks(self.pass.at_once::<T>()) {
             let parts: Vec<_> = group.par_iter().map(|segment| self.cells_of(segment)).collect();
-            for (segment, part) in group.iter().zip(parts) {
-                cells[segment.utterance].extend(part);
-            }
+            cells.extend(parts.into_iter().flatten());
         }
         cells
     }
@@ -128,7 +126,7 @@ impl<'a, T: Number> Work<'a, T> {
     }
 
     /// ∂e, ∂p and ∂[W b], where the loss of utterance b has the gradient g_b; nothing for those that are not wanted.
-    pub(crate) fn gradients(&self, cells: &[Vec<Cell<T>>], g: &[T], wanted: Wanted) -> [Vec<T>; 3] {
+    pub(crate) fn gradients(&self, cells: &[Cell<T>], g: &[T], wanted: Wanted) -> [Vec<T>; 3] {
         let zeros = |of: bool, len: usize| vec![T::zero(); if of { len } else { 0 }];
         let Wanted { inputs, weights } = wanted;
         let mut sums = [
@@ -139,7 +137,7 @@ impl<'a, T: Number> Work<'a, T> {
         for group in self.pass.segments.chunks(self.pass.at_once::<T>()) {
             let part = |segment: &Segment| {
                 let b = segment.utterance;
-                self.part(segment, &cells[b], g[b], wanted)
+                self.part(segment, self.pass.utterances[b].of(cells), g[b], wanted)
             };
             let parts: Vec<_> = group.par_iter().map(part).collect();
             for (segment, part) in group.iter().zip(parts) {

@@ -27,6 +27,8 @@ impl Default for Transducer {
 /// An utterance: only its cells of the batch's `[T, U + 1]` are looked at.
 #[derive(Debug, Clone)]
 pub(crate) struct Utterance {
+    /// Cells of the utterances before it.
+    first: usize,
     pub(crate) frames: usize,
     pub(crate) labels: Vec<usize>,
 }
@@ -36,10 +38,25 @@ impl Utterance {
         Lattice { frames: self.frames, labels: self.labels.len() }
     }
 
+    /// Its cells among those of the batch, which lie utterance after utterance.
+    pub(crate) fn of<'a, T>(&self, cells: &'a [T]) -> &'a [T] {
+        &cells[self.first..][..self.lattice().cells()]
+    }
+
     /// The label that comes after `u` of them.
     pub(crate) fn label(&self, u: usize) -> Option<usize> {
         self.labels.get(u).copied()
     }
+}
+
+/// The cells of each utterance.
+pub(crate) fn split<'a, T>(utterances: &[Utterance], mut cells: &'a mut [T]) -> Vec<&'a mut [T]> {
+    let of = |utterance: &Utterance| {
+        let (here, rest) = std::mem::take(&mut cells).split_at_mut(utterance.lattice().cells());
+        cells = rest;
+        here
+    };
+    utterances.iter().map(of).collect()
 }
 
 /// The sizes of a batch's logits, `[B, T, U + 1, V]`.
@@ -72,6 +89,7 @@ impl Transducer {
                 frames.len()
             );
         }
+        let mut cells = 0;
         let of = |(b, (labels, &frames)): (usize, (&Vec<u32>, &usize))| {
             if !(1..=sizes.frames).contains(&frames) {
                 bail!("{op}: utterance {b} has {frames} frames, not within 1 and {}", sizes.frames);
@@ -82,7 +100,9 @@ impl Transducer {
             }
             let label = |(u, &y): (usize, &u32)| self.label(op, (b, u, y), sizes.symbols);
             let labels = labels.iter().enumerate().map(label).collect::<Result<_>>()?;
-            Ok(Utterance { frames, labels })
+            let utterance = Utterance { first: cells, frames, labels };
+            cells += utterance.lattice().cells();
+            Ok(utterance)
         };
         targets.iter().zip(frames).enumerate().map(of).collect()
     }

@@ -1,13 +1,13 @@
-//! Every op on a CUDA device, where it is composed of candle's ops: values and gradients are those of the CPU. Skipped, and
+//! Every op on a CUDA device, where it is composed of candle's ops or, as the RNN-T loss, computed on the host: values and gradients are those of the CPU. Skipped, and
 //! says so, where there is no device.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fadam_ops::{
-    Activation, Attention, Conv2d, CrossEntropy, Rope, backward, batch_norm, batch_norm_with,
-    bias_activation, causal_attention, checkpoint, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, feed_forward, glu, layer_norm, linear, linear_cross_entropy, rms_norm,
-    rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Joint, Rope, Transducer, backward, batch_norm,
+    batch_norm_with, bias_activation, causal_attention, checkpoint, conv2d, cross_entropy,
+    depthwise_conv1d, dropout, embedding, feed_forward, glu, joint_rnnt_loss, layer_norm, linear,
+    linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -57,6 +57,8 @@ fn all_ops() {
         z_loss: 0.01,
         logit_scale: 0.5,
     };
+    let transducer = Transducer { blank: 2, fast_emit: 0.1, clamp: Some(0.3) };
+    let targets = || [vec![1u32, 0, 1], vec![4]];
     let cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
         (
             "rms_norm",
@@ -147,6 +149,19 @@ fn all_ops() {
             vec![noise(&[12, 4], 1), noise(&[9, 4], 2)],
             Box::new(move |x| {
                 Ok(linear_cross_entropy(&x[0], &x[1], &ids(&x[0], 9), &options)?.objective)
+            }),
+        ),
+        (
+            "rnnt_loss",
+            vec![noise(&[2, 5, 4, 6], 1)],
+            Box::new(move |x| rnnt_loss(&x[0], &targets(), &[5, 3], &transducer)),
+        ),
+        (
+            "joint_rnnt_loss",
+            vec![noise(&[2, 5, 8], 1), noise(&[2, 4, 8], 2), noise(&[6, 8], 3), noise(&[6], 4)],
+            Box::new(move |x| {
+                let joint = Joint::new(&x[2], &x[3], Activation::Tanh);
+                joint_rnnt_loss(&x[0], &x[1], &joint, &targets(), &[5, 3], &transducer)
             }),
         ),
         (

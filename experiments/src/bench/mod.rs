@@ -9,6 +9,7 @@ mod copy;
 mod llm;
 mod memory;
 mod optimizer;
+mod rnnt;
 mod times;
 
 use clap::{Parser, Subcommand};
@@ -30,6 +31,8 @@ enum Benchmark {
     Llm(llm::Args),
     /// Training steps of the Conformer transducer: seconds of audio a second and peak memory
     Asr(asr::Args),
+    /// The RNN-T loss, forward and backward: time and peak memory
+    Rnnt(rnnt::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -42,6 +45,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Benchmark::Optimizer(args) => optimizer::run(args),
         Benchmark::Llm(args) => llm::run(args),
         Benchmark::Asr(args) => asr::run(args),
+        Benchmark::Rnnt(args) => rnnt::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),
