@@ -131,6 +131,7 @@ fn convolutions(c: &mut Criterion) {
         let deviation = (mean(&centred.sqr()?)? + 1e-5)?.sqrt()?;
         centred.broadcast_div(&deviation)?.broadcast_mul(&w)?.broadcast_add(&w)
     });
+    time(c, "group_norm/fused", || fadam_ops::group_norm(&x, &w, &w, 1, &frames, 1e-5));
     let taps = draw(&[WIDTH, KERNEL], 0.2);
     time(c, "depthwise_conv1d/fused", || fadam_ops::depthwise_conv1d(&x, &taps, &frames));
     time(c, "depthwise_conv1d/composed", || {

@@ -17,6 +17,7 @@
 //! | [`depthwise_conv1d`] | each channel of padded sequences with taps of its own |
 //! | [`conv2d`] | a convolution over frames and bands of padded sequences, channels last, with relu |
 //! | [`batch_norm`], [`batch_norm_with`] | normalisation of a channel over real frames, and with given statistics |
+//! | [`group_norm`] | normalisation of groups of channels over the real frames of an utterance |
 //! | [`softmax`] | softmax over the last dimension |
 //! | [`cross_entropy()`] | log-softmax cross-entropy, label smoothing, z-loss, ignored targets |
 //! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
@@ -68,9 +69,11 @@ mod depthwise_conv1d;
 mod dropout;
 mod embedding;
 mod feed_forward;
+mod frame_norm;
 mod frames;
 mod glu;
 mod gradients;
+mod group_norm;
 mod joint_rnnt_loss;
 mod lanes;
 mod lattice;
@@ -107,6 +110,7 @@ pub use embedding::embedding;
 pub use feed_forward::feed_forward;
 pub use glu::glu;
 pub use gradients::backward;
+pub use group_norm::group_norm;
 pub use joint_rnnt_loss::{Joint, joint_rnnt_loss};
 pub use layer_norm::layer_norm;
 pub use linear::linear;

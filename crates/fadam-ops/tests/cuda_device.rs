@@ -6,8 +6,8 @@ use candle_core::{DType, Device, Result, Tensor, Var};
 use fadam_ops::{
     Activation, Attention, Conv2d, CrossEntropy, Joint, Rope, Transducer, backward, batch_norm,
     batch_norm_with, bias_activation, causal_attention, checkpoint, conv2d, cross_entropy,
-    depthwise_conv1d, dropout, embedding, feed_forward, glu, joint_rnnt_loss, layer_norm, linear,
-    linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
+    depthwise_conv1d, dropout, embedding, feed_forward, glu, group_norm, joint_rnnt_loss,
+    layer_norm, linear, linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -91,6 +91,11 @@ fn all_ops() {
             "batch_norm",
             vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
             Box::new(|x| Ok(batch_norm(&x[0], &x[1], &x[2], &[9, 4, 0], 1e-3)?.0)),
+        ),
+        (
+            "group_norm",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| group_norm(&x[0], &x[1], &x[2], 2, &[9, 4, 0], 1e-3)),
         ),
         (
             "batch_norm_with",

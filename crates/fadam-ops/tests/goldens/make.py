@@ -94,3 +94,5 @@ f = lambda x, w, b: alone(lambda x: F.conv2d(x, w.movedim(-1, 1), b, (2, 2), (1,
 write("conv2d", f, dict(x=r(3, 11, 8, 3), w=r(4, 3, 3, 3), b=r(4)), known)
 f = lambda x, w, b: alone(lambda x: F.conv2d(x, w.movedim(-1, 1), b, (1, 2), (2, 0)).relu(), x, lengths)
 write("conv2d-relu", f, dict(x=r(3, 11, 9, 2), w=r(5, 4, 3, 2), b=r(5)), known)
+f = lambda x, w, b: alone(lambda x: F.group_norm(x, 3, w, b, 1e-5), x, lengths)
+write("group_norm", f, dict(x=r(3, 11, 6) + 1, w=r(6), b=r(6)), known)

@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use fadam_ops::{
     Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, Rope, Transducer, batch_norm,
     batch_norm_with, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, feed_forward, glu, joint_rnnt_loss, layer_norm, linear,
+    dropout, embedding, feed_forward, glu, group_norm, joint_rnnt_loss, layer_norm, linear,
     linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
 };
 
@@ -104,6 +104,7 @@ fn lengths() {
         [
             ("depthwise_conv1d", depthwise_conv1d(&x, &w, lengths)),
             ("batch_norm", batch_norm(&x, &v, &v, lengths, 1e-5).map(|(y, _)| y)),
+            ("group_norm", group_norm(&x, &v, &v, 2, lengths, 1e-5)),
             ("conv2d", conv2d(&x4, &w4, &b, lengths, &conv)),
         ]
     };
@@ -139,6 +140,16 @@ fn channels_last() {
     refused(batch_norm(&x, &zeros(&[3]), &v, n, 1.0), op, &["w has shape [3]", "[4]"]);
     refused(batch_norm(&x, &v, &zeros(&[3]), n, 1.0), op, &["b has shape [3]", "[4]"]);
     refused(batch_norm(&x, &v, &double(&[4]), n, 1.0), op, &["F32", "F64"]);
+    let op = "group_norm";
+    refused(group_norm(&zeros(&[3, 4]), &v, &v, 2, n, 1.0), op, &["[3, 4]", "[B, T, C]"]);
+    refused(group_norm(&x, &zeros(&[3]), &v, 2, n, 1.0), op, &["w has shape [3]", "[4]"]);
+    for groups in [0, 3, 8] {
+        let text = format!("not {groups} equal groups");
+        refused(group_norm(&x, &v, &v, groups, n, 1.0), op, &["4 channels", &text]);
+    }
+    let (x0, v0) = (zeros(&[2, 3, 0]), zeros(&[0]));
+    refused(group_norm(&x0, &v0, &v0, 1, n, 1.0), op, &["0 channels"]);
+    refused(group_norm(&x, &v, &double(&[4]), 2, n, 1.0), op, &["F32", "F64"]);
     let op = "batch_norm_with";
     let with = |mean: &Tensor, variance: &Tensor| batch_norm_with(&x, &v, &v, mean, variance, 1.0);
     refused(with(&zeros(&[3]), &v), op, &["mean has shape [3]", "[4]"]);

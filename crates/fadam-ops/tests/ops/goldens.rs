@@ -72,6 +72,9 @@ fn padded_batches() {
         let (mean, variance) = (&golden["mean"], &golden["variance"]);
         fadam_ops::batch_norm_with(&x[0], &x[1], &x[2], mean, variance, 1e-5)
     });
+    compare("group_norm", &["x", "w", "b"], |x, golden| {
+        fadam_ops::group_norm(&x[0], &x[1], &x[2], 3, &lengths(golden)?, 1e-5)
+    });
     let convs = [
         ("conv2d", Conv2d { stride: (2, 2), padding: (1, 1), relu: false }),
         ("conv2d-relu", Conv2d { stride: (1, 2), padding: (2, 0), relu: true }),

@@ -9,8 +9,8 @@ use crate::check::{
 };
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, glu, joint_rnnt_loss, layer_norm, linear, rms_norm, rnnt_loss, rope,
-    softmax, swiglu,
+    dropout, embedding, glu, group_norm, joint_rnnt_loss, layer_norm, linear, rms_norm, rnnt_loss,
+    rope, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -43,6 +43,7 @@ fn all() -> Vec<Case> {
         depthwise_conv1d::case(49, (150, 33), 31, &[150, 3, 100]),
         batch_norm::case(50, (150, 33), &[150, 3, 100], 1e-3),
         batch_norm::with_case(51, (3, 150, 33)),
+        group_norm::case(53, (150, 33), 3, &[150, 3, 100], 1e-3),
         conv2d::case(52, conv2d::Sizes([150, 23, 4], [6, 3, 3]), &[150, 3, 100], conv2d::HALVING),
         rnnt_loss::case(56, [3, 40, 13, 67], transducer, true),
         joint_rnnt_loss::case(57, [3, 90, 13, 67], 24, Activation::Tanh, transducer),
@@ -267,6 +268,8 @@ fn empty_batches() {
         (vec![draw(&[0, 3, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![])),
         (vec![draw(&[2, 0, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![0, 0])),
         (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], batch_norm::with_case(1, (1, 1, 4)).op),
+        (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], group_norm::op(2, vec![], 0.1)),
+        (vec![draw(&[2, 0, 4]), draw(&[4]), draw(&[4])], group_norm::op(2, vec![0, 0], 0.1)),
         (
             vec![draw(&[0, 3, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
             conv2d::op(vec![], conv2d::HALVING),

@@ -15,6 +15,7 @@ mod feed_forward;
 mod glu;
 mod goldens;
 mod gradients;
+mod group_norm;
 mod joint_rnnt_loss;
 mod laws;
 mod layer_norm;

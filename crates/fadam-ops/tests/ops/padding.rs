@@ -4,7 +4,7 @@
 use candle_core::{DType, Tensor};
 
 use crate::check::{Draw, Op, assert_same, cast, of_all, relative, value_and_gradients, vars};
-use crate::{batch_norm, conv2d, depthwise_conv1d};
+use crate::{batch_norm, conv2d, depthwise_conv1d, group_norm};
 
 /// An op on `[B, T, ...]`, of given lengths.
 pub(crate) type Padded = fn(Vec<usize>) -> Op;
@@ -55,6 +55,12 @@ fn examples() -> Vec<Example> {
         example(
             "batch_norm",
             |lengths| batch_norm::op(lengths, 1e-3),
+            &[&[4, 150, 20], &[20], &[20]],
+            lengths.clone(),
+        ),
+        example(
+            "group_norm",
+            |lengths| group_norm::op(4, lengths, 1e-3),
             &[&[4, 150, 20], &[20], &[20]],
             lengths.clone(),
         ),
