@@ -1,6 +1,6 @@
 //! The convolution module of a Conformer block: `W₂ silu(norm(depthwise(glu(W₁ norm x))))`.
 
-use candle_core::{DType, Result, Tensor, Var};
+use candle_core::{Result, Tensor, Var};
 use candle_nn::{Init, VarBuilder};
 use fadam_ops::Moments;
 
@@ -76,7 +76,9 @@ impl Inner {
                 fadam_ops::batch_norm_with(x, &norm.weight, &norm.bias, &mean, &variance, EPS)
             }
             Self::Layer(norm) => norm.layer(x),
-            Self::Group(norm, groups) => group_norm(x, norm, *groups, frames),
+            Self::Group(norm, groups) => {
+                fadam_ops::group_norm(x, &norm.weight, &norm.bias, *groups, frames, EPS)
+            }
         }
     }
 }
@@ -103,30 +105,4 @@ impl Running {
         }
         Ok(())
     }
-}
-
-/// `(x − mean) / √(var + ε) · w + b`, with the moments of each utterance and group of channels over its real frames.
-fn group_norm(x: &Tensor, norm: &Norm, groups: usize, frames: &[usize]) -> Result<Tensor> {
-    let (b, t, c) = x.dims3()?;
-    let grouped = x.reshape((b, t, groups, c / groups))?;
-    let real: Vec<f64> =
-        frames.iter().flat_map(|n| (0..t).map(move |i| f64::from(u8::from(i < *n)))).collect();
-    let constant = |values: Vec<f64>, shape: (usize, usize, usize, usize)| {
-        Tensor::from_vec(values, shape, x.device())?.to_dtype(x.dtype())
-    };
-    let real = constant(real, (b, t, 1, 1))?;
-    let numbers: Vec<f64> = frames.iter().map(|n| (n * (c / groups)) as f64).collect();
-    let numbers = constant(numbers, (b, 1, 1, 1))?;
-    // where, not a product: what stands in the padding need not be finite.
-    let zeros = grouped.zeros_like()?;
-    let is_real = real.to_dtype(DType::U8)?.broadcast_as(grouped.shape())?;
-    let kept = is_real.where_cond(&grouped, &zeros)?;
-    let mean = |x: &Tensor| x.sum_keepdim(1)?.sum_keepdim(3)?.broadcast_div(&numbers);
-    let centred = kept.broadcast_sub(&mean(&kept)?)?.broadcast_mul(&real)?;
-    let deviation = (mean(&centred.sqr()?)? + EPS)?.sqrt()?;
-    centred
-        .broadcast_div(&deviation)?
-        .reshape((b, t, c))?
-        .broadcast_mul(&norm.weight)?
-        .broadcast_add(&norm.bias)
 }
