@@ -77,7 +77,10 @@ speech() {
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
     cd "$work"
-    apt-get -qq download flight-of-the-amazon-queen
+    apt-get -qq download flight-of-the-amazon-queen || {
+        echo "$0: apt-get cannot fetch the package; is there a network, and has \"apt-get update\" been run?" >&2
+        exit 1
+    }
     dpkg-deb -x ./*.deb package
     queen=$work/package/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c
     echo "$queen_digest  $queen" | sha256sum --check --quiet

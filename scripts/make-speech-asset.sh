@@ -29,7 +29,10 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/packages" "$work/out"
 (
     cd "$work/packages"
-    apt-get -qq download pocketsphinx-testdata asterisk-core-sounds-en asterisk-core-sounds-en-wav
+    apt-get -qq download pocketsphinx-testdata asterisk-core-sounds-en asterisk-core-sounds-en-wav || {
+        echo "$0: apt-get cannot fetch the packages; is there a network, and has \"apt-get update\" been run?" >&2
+        exit 1
+    }
     for package in *.deb; do dpkg-deb -x "$package" "$work/files"; done
 )
 share=$work/files/usr/share
