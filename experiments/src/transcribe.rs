@@ -1,6 +1,7 @@
 //! Text from sound, by a trained transducer: of sound files, or of a whole manifest as labels to train on.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use anyhow::anyhow;
@@ -122,7 +123,8 @@ impl Transcriber {
     fn manifest(&self, place: &Path, out: &Path, least: f64) -> anyhow::Result<Outcome> {
         let source = SpeechSource::Places(vec![place.to_owned()]);
         let (utterances, report) = source.read().map_err(bad_input)?;
-        eprintln!("{report}");
+        println!("{report}");
+        let shown = std::io::stderr().is_terminal();
         let mut table = "path\ttext\tspeaker\tconfidence\n".to_owned();
         let (mut written, mut left_out) = (0, Left::default());
         for group in utterances.chunks(64) {
@@ -137,9 +139,14 @@ impl Transcriber {
                     written += 1;
                 }
             }
-            eprint!("\r{} of {} recordings", written + left_out.count(), utterances.len());
+            if shown {
+                let done = written + left_out.count();
+                eprint!("\r\x1b[K{done} of {} recordings", utterances.len());
+            }
         }
-        eprintln!();
+        if shown {
+            eprint!("\r\x1b[K");
+        }
         if written == 0 {
             let why = format!("{}: nothing to write: {left_out}", place.display());
             return Err(bad_input(anyhow!(why)));

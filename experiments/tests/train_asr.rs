@@ -70,15 +70,15 @@ fn twenty_steps_are_ten_and_ten() {
 #[test]
 fn evaluated_exported_transcribed_and_trained_on() {
     let bench = Bench::speech();
-    bench.train(&[
-        "--out",
-        "run",
-        "--quiet",
-        "--set",
-        "train.steps=200",
-        "--set",
+    let plain = [
+        "train.steps=500",
+        "model.dropout=0",
+        "data.speeds=[1.0]",
         "data.time_masks=0",
-    ]);
+        "data.frequency_masks=0",
+    ];
+    let plain = plain.iter().flat_map(|set| ["--set", set]);
+    bench.train(&["--out", "run", "--quiet"].into_iter().chain(plain).collect::<Vec<_>>());
     let evaluated = bench.run(&["--eval-only", "--json", "--out", "run"]);
     assert!(evaluated.status.success(), "{}", string(&evaluated.stderr));
     let line: serde_json::Value = serde_json::from_slice(&evaluated.stdout).unwrap();

@@ -95,7 +95,7 @@ impl Bench {
     pub fn speech() -> Self {
         let bench = Self(tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_train-asr"));
         fs::create_dir(bench.path("clips")).unwrap();
-        let words = ["abc", "cab", "bad", "dab a", "ad cab", "bac", "cc a", "d"];
+        let words = ["abc", "cab", "bad", "dab a", "ad cab", "bac", "cc a", "dda"];
         for (manifest, clips) in [("train", 0..16), ("dev", 16..20)] {
             let mut table = "path\ttext\tspeaker\n".to_owned();
             for clip in clips {
