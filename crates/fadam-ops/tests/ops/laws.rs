@@ -8,8 +8,8 @@ use crate::check::{
     Case, Draw, assert_same, cast, functional, numbers, of_all, relative, value_and_gradients, vars,
 };
 use crate::{
-    bias_activation, causal_attention, cross_entropy, dropout, embedding, layer_norm, linear,
-    rms_norm, rope, softmax, swiglu,
+    bias_activation, causal_attention, cross_entropy, dropout, embedding, layer_norm, linear, lstm,
+    rms_norm, rope, self_attention, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -19,6 +19,7 @@ fn all() -> Vec<Case> {
     let attention = |b, heads, kv_heads, d, rope| {
         causal_attention::case(45, Shape { b, t: 130, heads, kv_heads, d, rope })
     };
+    let recurrence = |b, state| lstm::case(56, lstm::Shape { b, t: 5, units: 70, state });
     vec![
         rms_norm::case(30, x, 1e-5),
         layer_norm::case(31, x, 1e-5),
@@ -37,7 +38,16 @@ fn all() -> Vec<Case> {
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
         embedding::case(46, &[3, 200], 50, 132),
         dropout::case(47, x, 0.2),
+        recurrence(3, false),
+        recurrence(40, true),
+        bidirectional(&[70, 33, 100], false),
+        bidirectional(&[70, 33, 100], true),
     ]
+}
+
+fn bidirectional(lengths: &[usize], relative: bool) -> Case {
+    let shape = self_attention::Shape { lengths, t: 100, heads: 3, d: 12, relative };
+    self_attention::case(57, shape)
 }
 
 fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
@@ -52,7 +62,7 @@ fn the_same_bits_again_and_on_any_number_of_threads() {
             let x = cast(&case.arguments, dtype);
             let run = |threads| on_threads(threads, || value_and_gradients(&case.op, &x, &g));
             let first = run(1);
-            for threads in [1, 2, 3, 4] {
+            for threads in [1, 2, 3, 4, 5] {
                 for (i, (a, b)) in run(threads).iter().zip(&first).enumerate() {
                     assert_same(&format!("{} {dtype:?} {i}, {threads} threads", case.name), a, b);
                 }
@@ -79,6 +89,10 @@ fn matrix_products_are_the_same_bits_on_any_number_of_threads() {
         let shape = Shape { b, t: 200, heads, kv_heads, d: 32, rope: true };
         cases.push(causal_attention::case(49, shape));
     }
+    for b in [1, 8] {
+        cases.push(lstm::case(58, lstm::Shape { b, t: 6, units: 320, state: false }));
+    }
+    cases.push(bidirectional(&[100], true));
     cases.push(cross_entropy::linear_case(50, &[400, 64], 3000, CrossEntropy::default()));
     for case in cases {
         let g = case.g(51);
@@ -254,6 +268,12 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
+        (vec![draw(&[0, 3, 12]), draw(&[12, 3])], lstm_of(0)),
+        (vec![draw(&[2, 0, 12]), draw(&[12, 3])], lstm_of(2)),
+        (vec![draw(&[0, 3, 12])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12])], bidirectional_of(&[0, 0])),
+        (vec![draw(&[0, 3, 12]), draw(&[5, 4]), draw(&[2, 2, 2])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12]), draw(&[0, 4]), draw(&[2, 2, 2])], bidirectional_of(&[0, 0])),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
@@ -283,6 +303,15 @@ fn empty_batches() {
 
 fn attention_of(t: usize) -> crate::check::Op {
     causal_attention::case(1, Shape { b: 1, t, heads: 2, kv_heads: 2, d: 2, rope: true }).op
+}
+
+fn lstm_of(b: usize) -> crate::check::Op {
+    lstm::case(1, lstm::Shape { b, t: 1, units: 3, state: b > 0 }).op
+}
+
+fn bidirectional_of(lengths: &[usize]) -> crate::check::Op {
+    let shape = self_attention::Shape { lengths, t: 0, heads: 2, d: 2, relative: false };
+    self_attention::case(1, shape).op
 }
 
 /// No columns: an empty value too, or an error, never a panic.
