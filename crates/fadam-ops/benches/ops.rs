@@ -8,7 +8,10 @@ use std::hint::black_box;
 
 use candle_core::{D, DType, Device, Result, Tensor, Var};
 use criterion::{Criterion, criterion_group, criterion_main};
-use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Joint, Rope, Transducer};
+use fadam_ops::{
+    Activation, Attention, Conv2d, CrossEntropy, Joint, RelativePositions, Rope, SelfAttention,
+    Transducer,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,6 +69,8 @@ fn all(c: &mut Criterion) {
     time(c, "causal_attention/fused", || fadam_ops::causal_attention(&qkv, &attention));
     let q = draw(&[8, 4, 256, 64], 1.0);
     time(c, "rope/fused", || fadam_ops::rope(&q, &rope, 0));
+
+    sequences(c);
 
     let ids: Vec<u32> = (0..ROWS).map(|i| (i * 7919 % VOCAB) as u32).collect();
     let ids = Tensor::new(ids, &Device::Cpu).unwrap();
@@ -158,6 +163,44 @@ fn convolutions(c: &mut Criterion) {
             x.conv2d(&w, 1, 2, 1, 1)?.broadcast_add(&b.reshape((1, WIDTH, 1, 1))?)?.relu()
         });
     }
+}
+
+/// The ops of a small Conformer transducer: 8 sequences of 100 frames and of 21 labels.
+fn sequences(c: &mut Criterion) {
+    const HEADS: usize = 4;
+    const D_HEAD: usize = 36;
+    let qkv = draw(&[8, 100, 3 * HEADS * D_HEAD], 1.0);
+    let (r, uv) = (draw(&[199, HEADS * D_HEAD], 1.0), draw(&[2, HEADS, D_HEAD], 0.1));
+    let attention = SelfAttention { heads: HEADS, lengths: &[100; 8], positions: None };
+    let relative =
+        SelfAttention { positions: Some(RelativePositions { r: &r, uv: &uv }), ..attention };
+    time(c, "self_attention/fused", || fadam_ops::self_attention(&qkv, &attention));
+    time(c, "self_attention/composed", || {
+        let part = |i: usize| {
+            let part = qkv.narrow(2, i * HEADS * D_HEAD, HEADS * D_HEAD)?;
+            part.reshape((8, 100, HEADS, D_HEAD))?.transpose(1, 2)?.contiguous()
+        };
+        let scores = (part(0)?.matmul(&part(1)?.t()?)? / (D_HEAD as f64).sqrt())?;
+        let mixed = candle_nn::ops::softmax(&scores, D::Minus1)?.matmul(&part(2)?)?;
+        mixed.transpose(1, 2)?.reshape((8, 100, HEADS * D_HEAD))
+    });
+    time(c, "self_attention relative/fused", || fadam_ops::self_attention(&qkv, &relative));
+
+    const UNITS: usize = 320;
+    let (x_gates, w_hh) = (draw(&[8, 21, 4 * UNITS], 1.0), draw(&[4 * UNITS, UNITS], 0.05));
+    time(c, "lstm/fused", || Ok(fadam_ops::lstm(&x_gates, &w_hh, None)?.0));
+    time(c, "lstm/composed", || {
+        let mut h = Tensor::zeros((8, UNITS), DType::F32, &Device::Cpu)?;
+        let (mut cell, mut all) = (h.clone(), Vec::new());
+        for t in 0..21 {
+            let z = (x_gates.narrow(1, t, 1)?.squeeze(1)? + h.matmul(&w_hh.t()?)?)?.chunk(4, 1)?;
+            let gate = |i: usize| candle_nn::ops::sigmoid(&z[i].contiguous()?);
+            cell = ((gate(1)? * cell)? + (gate(0)? * z[2].tanh()?)?)?;
+            h = (gate(3)? * cell.tanh()?)?;
+            all.push(h.clone());
+        }
+        Tensor::stack(&all, 1)
+    });
 }
 
 criterion_group! {

@@ -35,7 +35,7 @@ use crate::rows::new_rows;
 
 const NAME: &str = "lstm";
 
-/// Gates that one thread goes on with.
+/// Gates that are enough for one thread.
 const TASK: usize = 4096;
 
 /// What [`lstm`] hands on from step to step, outside of the graph.
@@ -187,9 +187,44 @@ struct Size {
 }
 
 impl Size {
-    /// Rows that one thread goes on with.
-    fn rows(self) -> usize {
-        (TASK / (4 * self.units)).max(1)
+    /// Elements of the rows of H that one thread goes on with.
+    fn task(self) -> usize {
+        (TASK / (4 * self.units)).max(1) * self.units
+    }
+
+    /// [`Cell`] for each row of a step.
+    fn for_rows<T: Number>(self, gates: &mut [T], c: &mut [T], h: &mut [T], before: &[T]) {
+        let (task, units) = (self.task(), self.units);
+        let gates = gates.par_chunks_mut(4 * task);
+        let states = (c.par_chunks_mut(task), h.par_chunks_mut(task), before.par_chunks(task));
+        (gates, states.into_par_iter()).into_par_iter().for_each(|(gates, (c, h, before))| {
+            let before = before.chunks_exact(units);
+            let after = c.chunks_exact_mut(units).zip(h.chunks_exact_mut(units));
+            let rows = gates.chunks_exact_mut(4 * units).zip(before.zip(after));
+            rows.for_each(|(gates, (before, (c, h)))| vectorise(Cell { gates, before, c, h }));
+        });
+    }
+
+    /// [`Reverse`] for each row of a step.
+    fn reverse_rows<T: Number>(
+        self,
+        gates: &mut [T],
+        dc: &mut [T],
+        dh: &[T],
+        before: &[T],
+        c: &[T],
+    ) {
+        let (task, units) = (self.task(), self.units);
+        let made = (gates.par_chunks_mut(4 * task), dc.par_chunks_mut(task)).into_par_iter();
+        let given = (dh.par_chunks(task), before.par_chunks(task), c.par_chunks(task));
+        (made, given.into_par_iter()).into_par_iter().for_each(|((gates, dc), (dh, before, c))| {
+            let made = gates.chunks_exact_mut(4 * units).zip(dc.chunks_exact_mut(units));
+            let given = before.chunks_exact(units).zip(c.chunks_exact(units));
+            let rows = made.zip(dh.chunks_exact(units).zip(given));
+            rows.for_each(|((gates, dc), (dh, (before, c)))| {
+                vectorise(Reverse { gates, dc, dh, before, c });
+            });
+        });
     }
 }
 
@@ -227,18 +262,7 @@ impl<T: Number> Steps<T> {
                 let h = Matrix::new(h_before, b, units);
                 product_into(h, w_t, T::one(), gates, wide, Into::Add, Threads::All);
             }
-            let rows = size.rows();
-            let of_step = gates.par_chunks_mut(rows * wide).zip(c_before.par_chunks(rows * units));
-            let of_step = of_step.zip(c.par_chunks_mut(rows * units));
-            let of_step = of_step.zip(h.par_chunks_mut(rows * units));
-            of_step.for_each(|(((gates, before), c), h)| {
-                let after = c.chunks_exact_mut(units).zip(h.chunks_exact_mut(units));
-                let before = before.chunks_exact(units);
-                for ((gates, before), (c, h)) in gates.chunks_exact_mut(wide).zip(before).zip(after)
-                {
-                    vectorise(Cell { gates, before, c, h });
-                }
-            });
+            size.for_rows(gates, c, h, c_before);
         }
         Self { size, gates, h, c }
     }
@@ -258,19 +282,7 @@ impl<T: Number> Steps<T> {
                 product_into(later, w, T::one(), dh, units, Into::Add, Threads::All);
             }
             let (before, c) = self.c[step * n..][..2 * n].split_at(n);
-            let rows = self.size.rows();
-            let of_step = dz.par_chunks_mut(rows * wide).zip(dc.par_chunks_mut(rows * units));
-            let of_step = of_step.zip(dh.par_chunks(rows * units));
-            let of_step =
-                of_step.zip(before.par_chunks(rows * units).zip(c.par_chunks(rows * units)));
-            of_step.for_each(|(((dz, dc), dh), (before, c))| {
-                let given = dh.chunks_exact(units).zip(before.chunks_exact(units));
-                let given = given.zip(c.chunks_exact(units));
-                let made = dz.chunks_exact_mut(wide).zip(dc.chunks_exact_mut(units));
-                for ((gates, dc), ((dh, before), c)) in made.zip(given) {
-                    vectorise(Reverse { gates, dc, dh, before, c });
-                }
-            });
+            self.size.reverse_rows(dz, &mut dc, dh, before, c);
         }
         dz
     }

@@ -4,10 +4,11 @@
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fadam_ops::{
-    Activation, Attention, Conv2d, CrossEntropy, Joint, Rope, Transducer, backward, batch_norm,
-    batch_norm_with, bias_activation, causal_attention, checkpoint, conv2d, cross_entropy,
-    depthwise_conv1d, dropout, embedding, feed_forward, glu, group_norm, joint_rnnt_loss,
-    layer_norm, linear, linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Joint, RelativePositions, Rope, SelfAttention,
+    Transducer, backward, batch_norm, batch_norm_with, bias_activation, causal_attention,
+    checkpoint, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu,
+    group_norm, joint_rnnt_loss, layer_norm, linear, linear_cross_entropy, lstm, rms_norm,
+    rnnt_loss, rope, self_attention, softmax, swiglu,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -35,6 +36,12 @@ fn run(op: &Op, arguments: &[Tensor], dtype: DType, device: &Device) -> Vec<Tens
 
 fn largest(x: &Tensor) -> f64 {
     x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+}
+
+/// Two heads, and a sequence of no positions.
+fn encoder(x: &[Tensor]) -> Result<Tensor> {
+    let positions = x.get(1).map(|r| RelativePositions { r, uv: &x[2] });
+    self_attention(&x[0], &SelfAttention { heads: 2, lengths: &[6, 0, 9], positions })
 }
 
 #[test]
@@ -132,6 +139,17 @@ fn all_ops() {
                 let rope = Some(table(&x[0]));
                 causal_attention(&x[0], &Attention { heads: 4, kv_heads: 2, rope })
             }),
+        ),
+        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
+        (
+            "self_attention with positions",
+            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
+            Box::new(encoder),
+        ),
+        (
+            "lstm",
+            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
+            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
         ),
         (
             "bias_activation gelu",

@@ -6,8 +6,8 @@ use crate::matrix::{Into, Matrix, Threads, product_into, transposed};
 use crate::number::Number;
 use crate::softmax;
 
-/// Query positions that are computed together: few, since each costs one more column of the band.
-const TILE: usize = 32;
+/// Query positions that are computed together.
+const TILE: usize = 64;
 
 /// The arguments.
 #[derive(Clone, Copy)]

@@ -13,10 +13,11 @@
 //! a_i = s Σ_j ∂S_ij k_j,   b_i = s Σ_j ∂S_ij r_{i−j},   ∂q = a + b,   ∂u = Σ a,   ∂v = Σ b
 //! ```
 //!
-//! Heads of sequences are shared out among the threads. Each takes [`TILE`] queries at a time and computes P again in the
+//! Heads of sequences are shared out among the threads. Each takes a tile of queries at a time and computes P again in the
 //! backward pass, so that no `[T, T]` matrix is kept. The n queries from position f on need the offsets from f + n − 1 down to
 //! f − L + 1: consecutive rows of r, whose product with the queries is a band `[n, n + L − 1]`, and in it the row of query
-//! f + i begins at n − 1 − i. ∂r of each sequence is added up in the order of the sequences, whatever the number of threads.
+//! f + i begins at n − 1 − i. Each head of each sequence makes a part of ∂r of its own, `[2 L − 1, d]`, and these are added up in the
+//! order of the sequences, so that bits do not depend on the number of threads.
 
 mod head;
 mod positions;

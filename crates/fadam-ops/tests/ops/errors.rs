@@ -2,10 +2,11 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use fadam_ops::{
-    Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, Rope, Transducer, batch_norm,
-    batch_norm_with, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, feed_forward, glu, group_norm, joint_rnnt_loss, layer_norm, linear,
-    linear_cross_entropy, rms_norm, rnnt_loss, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, LstmState, RelativePositions, Rope,
+    SelfAttention, Transducer, batch_norm, batch_norm_with, bias_activation, causal_attention,
+    conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu, group_norm,
+    joint_rnnt_loss, layer_norm, linear, linear_cross_entropy, lstm, rms_norm, rnnt_loss, rope,
+    self_attention, sinusoidal_positions, softmax, swiglu,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -214,6 +215,57 @@ fn positions_and_heads() {
     refused(causal_attention(&double(&[1, 4, 36]), &attention), op, &["F64", "F32"]);
     let none = Attention { heads: 1, kv_heads: 1, rope: None };
     refused(causal_attention(&whole(&[1, 4, 3]), &none), op, &["I64"]);
+}
+
+#[test]
+fn lengths_and_relative_positions() {
+    let op = "self_attention";
+    let attend = |shape: &[usize], heads: usize, lengths: &[usize]| {
+        self_attention(&zeros(shape), &SelfAttention { heads, lengths, positions: None })
+    };
+    refused(attend(&[2, 12], 2, &[1, 1]), op, &["[2, 12]", "[B, T, 3 h d]"]);
+    refused(attend(&[1, 2, 12], 0, &[1]), op, &["rows of 12", "0 heads"]);
+    refused(attend(&[1, 2, 12], 5, &[1]), op, &["rows of 12", "5 heads"]);
+    refused(attend(&[1, 2, 0], 2, &[1]), op, &["rows of 0", "2 heads"]);
+    refused(attend(&[2, 3, 12], 2, &[1]), op, &["1 lengths for 2 sequences"]);
+    refused(attend(&[2, 3, 12], 2, &[3, 4]), op, &["sequence 1 is 4 long", "3 positions"]);
+    let whole_qkv = whole(&[1, 2, 12]);
+    let none = SelfAttention { heads: 2, lengths: &[1], positions: None };
+    refused(self_attention(&whole_qkv, &none), op, &["I64"]);
+    let with = |r: &Tensor, uv: &Tensor| {
+        let positions = Some(RelativePositions { r, uv });
+        let attention = SelfAttention { heads: 2, lengths: &[3], positions };
+        self_attention(&zeros(&[1, 3, 12]), &attention)
+    };
+    let (r, uv) = (zeros(&[5, 4]), zeros(&[2, 2, 2]));
+    with(&r, &uv).unwrap();
+    refused(with(&zeros(&[3, 4]), &uv), op, &["r has shape [3, 4]", "[5, 4]"]);
+    refused(with(&zeros(&[5, 2]), &uv), op, &["r has shape [5, 2]", "[5, 4]"]);
+    refused(with(&r, &zeros(&[2, 4])), op, &["uv has shape [2, 4]", "[2, 2, 2]"]);
+    refused(with(&double(&[5, 4]), &uv), op, &["F32", "F64"]);
+    refused(with(&r, &double(&[2, 2, 2])), op, &["F32", "F64"]);
+    let table = |d, dtype| sinusoidal_positions(4, d, dtype, &Device::Cpu);
+    refused(table(5, DType::F32), "sinusoidal_positions", &["width of 5", "odd"]);
+    refused(table(4, DType::U32), "sinusoidal_positions", &["U32"]);
+}
+
+#[test]
+fn gates_and_states() {
+    let (x, w) = (zeros(&[2, 3, 20]), zeros(&[20, 5]));
+    lstm(&x, &w, None).unwrap();
+    let op = "lstm";
+    refused(lstm(&zeros(&[3, 20]), &w, None), op, &["[3, 20]", "[B, T, 4 H]"]);
+    refused(lstm(&zeros(&[2, 3, 16]), &w, None), op, &["[2, 3, 16]", "[20, 5]"]);
+    refused(lstm(&x, &zeros(&[5, 20]), None), op, &["w_hh has shape [5, 20]", "[4 H, H]"]);
+    refused(lstm(&x, &zeros(&[20]), None), op, &["w_hh has shape [20]", "matrix"]);
+    refused(lstm(&zeros(&[2, 3, 0]), &zeros(&[0, 0]), None), op, &["w_hh has shape [0, 0]"]);
+    refused(lstm(&x, &double(&[20, 5]), None), op, &["F32", "F64"]);
+    refused(lstm(&whole(&[2, 3, 20]), &whole(&[20, 5]), None), op, &["I64"]);
+    let from = |h: Tensor, c: Tensor| lstm(&x, &w, Some(&LstmState { h, c }));
+    from(zeros(&[2, 5]), zeros(&[2, 5])).unwrap();
+    refused(from(zeros(&[1, 5]), zeros(&[2, 5])), op, &["state's h", "[1, 5]", "[2, 5]"]);
+    refused(from(zeros(&[2, 5]), zeros(&[2, 4])), op, &["state's c", "[2, 4]", "[2, 5]"]);
+    refused(from(zeros(&[2, 5]), double(&[2, 5])), op, &["F32", "F64"]);
 }
 
 /// Both losses, of 2 rows and 3 classes.

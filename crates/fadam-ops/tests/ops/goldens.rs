@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use fadam_ops::{Activation, Attention, Conv2d, CrossEntropy, Rope};
+use fadam_ops::{
+    Activation, Attention, Conv2d, CrossEntropy, LstmState, RelativePositions, Rope, SelfAttention,
+};
 
 use crate::check::{functional, of_all, relative, vars};
 
@@ -98,6 +100,40 @@ fn attention_with_rotary_positions() {
         let attention = Attention { heads, kv_heads, rope: Some(rope.clone()) };
         compare(&format!("attention-{heads}-{kv_heads}"), &["qkv"], |x, _| {
             fadam_ops::causal_attention(&x[0], &attention)
+        });
+    }
+}
+
+#[test]
+fn attention_of_encoders() {
+    for file in ["self_attention", "self_attention-relative"] {
+        let arguments: &[&str] = match file {
+            "self_attention" => &["qkv"],
+            _ => &["qkv", "r", "uv"],
+        };
+        compare(file, arguments, |x, golden| {
+            let lengths = golden["lengths"].to_vec1::<i64>()?;
+            let lengths: Vec<usize> = lengths.into_iter().map(|l| l as usize).collect();
+            let positions = x.get(1).map(|r| RelativePositions { r, uv: &x[2] });
+            let attention = SelfAttention { heads: 3, lengths: &lengths, positions };
+            fadam_ops::self_attention(&x[0], &attention)
+        });
+    }
+}
+
+#[test]
+fn recurrence() {
+    for file in ["lstm", "lstm-state"] {
+        compare(file, &["x", "w_ih", "w_hh", "b"], |x, golden| {
+            let state =
+                golden.get("h0").map(|h| LstmState { h: h.clone(), c: golden["c0"].clone() });
+            let x_gates = fadam_ops::linear(&x[0], &x[1], Some(&x[3]))?;
+            let (y, last) = fadam_ops::lstm(&x_gates, &x[2], state.as_ref())?;
+            for (what, last) in [("h_n", &last.h), ("c_n", &last.c)] {
+                let off = relative(last, &golden[what]);
+                assert!(off < 1e-10, "{file}: {what} is off by {off:e}");
+            }
+            Ok(y)
         });
     }
 }

@@ -9,14 +9,15 @@ use crate::check::{
 };
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, glu, group_norm, joint_rnnt_loss, layer_norm, linear, rms_norm, rnnt_loss,
-    rope, softmax, swiglu,
+    dropout, embedding, glu, group_norm, joint_rnnt_loss, layer_norm, linear, lstm, rms_norm,
+    rnnt_loss, rope, self_attention, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
 fn all() -> Vec<Case> {
     let x = &[3, 100, 132];
     let options = cross_entropy::options();
+    let recurrence = |b, state| lstm::case(56, lstm::Shape { b, t: 5, units: 70, state });
     let transducer = Transducer { blank: 3, fast_emit: 0.1, clamp: Some(0.3) };
     let attention = |b, heads, kv_heads, d, rope| {
         causal_attention::case(45, Shape { b, t: 130, heads, kv_heads, d, rope })
@@ -47,7 +48,16 @@ fn all() -> Vec<Case> {
         conv2d::case(52, conv2d::Sizes([150, 23, 4], [6, 3, 3]), &[150, 3, 100], conv2d::HALVING),
         rnnt_loss::case(56, [3, 40, 13, 67], transducer, true),
         joint_rnnt_loss::case(57, [3, 90, 13, 67], 24, Activation::Tanh, transducer),
+        recurrence(3, false),
+        recurrence(40, true),
+        bidirectional(&[70, 33, 100], false),
+        bidirectional(&[70, 33, 100], true),
     ]
+}
+
+fn bidirectional(lengths: &[usize], relative: bool) -> Case {
+    let shape = self_attention::Shape { lengths, t: 100, heads: 3, d: 12, relative };
+    self_attention::case(57, shape)
 }
 
 fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
@@ -62,7 +72,7 @@ fn the_same_bits_again_and_on_any_number_of_threads() {
             let x = cast(&case.arguments, dtype);
             let run = |threads| on_threads(threads, || value_and_gradients(&case.op, &x, &g));
             let first = run(1);
-            for threads in [1, 2, 3, 5] {
+            for threads in [1, 2, 3, 4, 5] {
                 for (i, (a, b)) in run(threads).iter().zip(&first).enumerate() {
                     assert_same(&format!("{} {dtype:?} {i}, {threads} threads", case.name), a, b);
                 }
@@ -89,6 +99,10 @@ fn matrix_products_are_the_same_bits_on_any_number_of_threads() {
         let shape = Shape { b, t: 200, heads, kv_heads, d: 32, rope: true };
         cases.push(causal_attention::case(49, shape));
     }
+    for b in [1, 8] {
+        cases.push(lstm::case(58, lstm::Shape { b, t: 6, units: 320, state: false }));
+    }
+    cases.push(bidirectional(&[100], true));
     cases.push(cross_entropy::linear_case(50, &[400, 64], 3000, CrossEntropy::default()));
     for case in cases {
         let g = case.g(51);
@@ -264,6 +278,12 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
+        (vec![draw(&[0, 3, 12]), draw(&[12, 3])], lstm_of(0)),
+        (vec![draw(&[2, 0, 12]), draw(&[12, 3])], lstm_of(2)),
+        (vec![draw(&[0, 3, 12])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12])], bidirectional_of(&[0, 0])),
+        (vec![draw(&[0, 3, 12]), draw(&[5, 4]), draw(&[2, 2, 2])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12]), draw(&[0, 4]), draw(&[2, 2, 2])], bidirectional_of(&[0, 0])),
         (vec![draw(&none)], glu::case(1, &[1, 6]).op),
         (vec![draw(&[0, 3, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![])),
         (vec![draw(&[2, 0, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![0, 0])),
@@ -312,6 +332,15 @@ fn empty_batches() {
 
 fn attention_of(t: usize) -> crate::check::Op {
     causal_attention::case(1, Shape { b: 1, t, heads: 2, kv_heads: 2, d: 2, rope: true }).op
+}
+
+fn lstm_of(b: usize) -> crate::check::Op {
+    lstm::case(1, lstm::Shape { b, t: 1, units: 3, state: b > 0 }).op
+}
+
+fn bidirectional_of(lengths: &[usize]) -> crate::check::Op {
+    let shape = self_attention::Shape { lengths, t: 0, heads: 2, d: 2, relative: false };
+    self_attention::case(1, shape).op
 }
 
 fn no_utterances() -> crate::check::Op {
