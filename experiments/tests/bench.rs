@@ -232,13 +232,20 @@ fn a_transducer_loss_is_timed() {
     if cfg!(target_os = "linux") {
         assert!(number(&row, "peak_rss_mb") > 1.0 && number(&row, "beyond_logits") >= 0.0);
     }
+    assert_eq!(row["op"], "rnnt_loss");
+    let joint = bench(&[&small[..], &["--joint", "5", "--json"]].concat());
+    let joint: Value = serde_json::from_slice(&joint.stdout).unwrap();
+    assert_eq!((&joint["op"], &joint["logits"]), (&"joint_rnnt_loss".into(), &row["logits"]));
+    assert!(number(&joint, "median_ms") > 0.0);
     let line = bench(&[&small[..], &["--runs", "1"]].concat());
     let line = String::from_utf8(line.stdout).unwrap();
     assert!(line.contains("[2, 6, 4, 8]") && line.contains("forward and backward"), "{line}");
     // No labels, and one frame.
     let run = bench(&["rnnt", "--batch", "1", "--frames", "1", "--labels", "0", "--vocab", "2"]);
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
-    for (flag, value) in [("--vocab", "1"), ("--frames", "0"), ("--batch", "0"), ("--runs", "0")] {
+    for (flag, value) in
+        [("--vocab", "1"), ("--frames", "0"), ("--batch", "0"), ("--runs", "0"), ("--joint", "0")]
+    {
         let refused = bench(&["rnnt", flag, value]);
         let errors = String::from_utf8_lossy(&refused.stderr);
         assert_eq!(refused.status.code(), Some(2), "{errors}");
@@ -246,7 +253,8 @@ fn a_transducer_loss_is_timed() {
     }
 }
 
-/// The backward pass has one gradient and no other copy of the logits: at most 1.2 times their memory beyond them.
+/// The backward pass has one gradient and no other copy of the logits: at most 1.2 times their memory beyond them. Behind a joint
+/// network there are no logits, and what is there at once is a small part of them.
 #[test]
 fn a_transducer_loss_takes_little_memory() {
     if !cfg!(target_os = "linux") {
@@ -258,4 +266,9 @@ fn a_transducer_loss_takes_little_memory() {
     let row: Value = serde_json::from_slice(&run.stdout).unwrap();
     let beyond = number(&row, "beyond_logits");
     assert!((0.9..1.2).contains(&beyond), "{row}");
+    let joint = "rnnt --joint 16 --vocab 1024 --batch 4 --frames 200 --runs 1 --json";
+    let run = bench(&joint.split(' ').collect::<Vec<_>>());
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert!(number(&row, "logits_mb") > 100.0 && number(&row, "beyond_logits") < 0.3, "{row}");
 }

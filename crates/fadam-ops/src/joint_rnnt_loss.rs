@@ -1,7 +1,7 @@
 //! The RNN-T loss of a joint network, whose logits are never there in full.
 //!
-//! From frames e_t of the encoder and states p_u of the prediction network, the cell (t, u) has `h = φ(e_t + p_u)` and logits
-//! `z = W h + b`. With ∂z as in [`rnnt_loss`](crate::rnnt_loss()):
+//! From frames `e_t` of the encoder and states `p_u` of the prediction network, the cell (t, u) has `h = φ(e_t + p_u)` and
+//! logits `z = W h + b`. With ∂z as in [`rnnt_loss`](crate::rnnt_loss()):
 //!
 //! ```text
 //! ∂W = Σ ∂z hᵀ    ∂b = Σ ∂z    ∂a = φ'(e_t + p_u) Wᵀ ∂z    ∂e_t = Σ ∂a over u    ∂p_u = Σ ∂a over t

@@ -31,7 +31,7 @@
 //!
 //! On the CPU in f32 and f64 they are fused: vector instructions chosen at run time, on all threads of rayon's current
 //! pool. bf16 and f16 on the CPU are widened to f32 and rounded back. On CUDA and Metal they are composed of candle's
-//! differentiable ops: correct, not fused.
+//! differentiable ops: correct, not fused. The RNN-T loss of logits on a device is computed on the host.
 //!
 //! Results are the same bits on every run on one machine, whatever the number of threads and the layout of the arguments.
 //! That includes matrix products: the crate `gemm` shares out tiles of the result, and cuts the inner dimension by the

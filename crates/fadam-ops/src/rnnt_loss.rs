@@ -1,7 +1,7 @@
 //! The RNN-T loss (Graves, arXiv 1211.3711): −log of the probability of labels given the frames of an utterance, over all
 //! alignments of the two.
 //!
-//! An alignment of y₁ … y_U with T frames is a path through cells (t, u), 0 ≤ t < T, 0 ≤ u ≤ U, from (0, 0) on. In a cell, which
+//! An alignment of U labels with T frames is a path through cells (t, u), 0 ≤ t < T, 0 ≤ u ≤ U, from (0, 0) on. In a cell, which
 //! has logits z and `log pᵥ = zᵥ − log Σ exp z`, it emits either the blank ∅ and goes on to (t + 1, u), or the label y of place
 //! u + 1 and goes on to (t, u + 1). The blank of (T − 1, U) ends it. With ⊕ for `log(exp + exp)`, and −∞ outside:
 //!
@@ -194,7 +194,9 @@ pub(crate) fn gradient<T: Number>(
         z[label] -= cell.label * before;
     }
     if let Some(bound) = clamp {
-        z.iter_mut().for_each(|z| *z = num_traits::clamp(*z, -bound, bound) * by);
+        for z in z {
+            *z = num_traits::clamp(*z, -bound, bound) * by;
+        }
     }
 }
 

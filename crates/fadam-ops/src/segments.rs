@@ -81,12 +81,12 @@ impl<'a, T: Number> Work<'a, T> {
         Self { pass, e, p, w, w_t }
     }
 
-    /// e_t of utterance b.
+    /// Frame t of utterance b.
     fn frame(&self, b: usize, t: usize) -> &[T] {
         &self.e[(b * self.pass.sizes.frames + t) * self.pass.width..][..self.pass.width]
     }
 
-    /// p_u of utterance b.
+    /// State u of utterance b.
     fn state(&self, b: usize, u: usize) -> &[T] {
         &self.p[(b * self.pass.sizes.columns + u) * self.pass.width..][..self.pass.width]
     }
@@ -125,7 +125,7 @@ impl<'a, T: Number> Work<'a, T> {
         rows.map(|((_, u), z)| cell(z, blank, utterance.label(*u))).collect()
     }
 
-    /// ∂e, ∂p and ∂[W b], where the loss of utterance b has the gradient g_b; nothing for those that are not wanted.
+    /// ∂e, ∂p and ∂[W b], where the loss of utterance b has the gradient `g[b]`; nothing for those that are not wanted.
     pub(crate) fn gradients(&self, cells: &[Cell<T>], g: &[T], wanted: Wanted) -> [Vec<T>; 3] {
         let zeros = |of: bool, len: usize| vec![T::zero(); if of { len } else { 0 }];
         let Wanted { inputs, weights } = wanted;
@@ -229,4 +229,47 @@ struct Part<T> {
     /// ∂e of the segment's frames, ∂p of the utterance's states.
     inputs: Option<(Vec<T>, Vec<T>)>,
     dw: Option<Vec<T>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pass(frames: &[usize], labels: &[usize], memory: usize) -> Pass {
+        let (batch, width, options) = (frames.len(), 10, Transducer::default());
+        let columns = labels.iter().max().unwrap() + 1;
+        let sizes = Sizes { batch, frames: *frames.iter().max().unwrap(), columns, symbols: 30 };
+        let targets: Vec<Vec<u32>> = labels.iter().map(|n| vec![1; *n]).collect();
+        let utterances = options.utterances("test", &targets, frames, sizes).unwrap();
+        Pass::new(utterances, sizes, width, Activation::Tanh, options, memory)
+    }
+
+    /// Every frame is in one segment, in order; a segment is 512 cells at most, or one frame.
+    #[test]
+    fn segments_are_all_frames() {
+        let (frames, labels) = ([1000, 1, 7, 300, 512], [0, 0, 600, 40, 1]);
+        let pass = pass(&frames, &labels, 0);
+        for (b, (frames, labels)) in frames.into_iter().zip(labels).enumerate() {
+            let mut next = 0;
+            for segment in pass.segments.iter().filter(|segment| segment.utterance == b) {
+                assert_eq!(segment.first, next);
+                assert!(segment.frames == 1 || segment.frames * (labels + 1) <= SEGMENT);
+                next += segment.frames;
+            }
+            assert_eq!(next, frames);
+        }
+        assert!(pass.segments.windows(2).all(|two| two[0].utterance <= two[1].utterance));
+    }
+
+    /// Logits and hidden states and their gradients, and ∂W, of all segments that are in work.
+    #[test]
+    fn segments_in_work_keep_to_the_memory() {
+        for memory in [0, 1000, 1 << 20, 1 << 22, 1 << 28] {
+            let pass = pass(&[300, 200], &[40, 20], memory);
+            let of_one = 8 * (SEGMENT / 41 * 41 * (30 + 2 * 11) + 30 * 11);
+            let at_once = pass.at_once::<f64>();
+            assert!(at_once == 1 || at_once * of_one <= memory, "{at_once} in {memory}");
+            assert!((at_once + 1) * 2 * of_one > memory, "{at_once} in {memory}");
+        }
+    }
 }

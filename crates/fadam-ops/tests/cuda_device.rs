@@ -1,5 +1,5 @@
-//! Every op on a CUDA device, where it is composed of candle's ops or, as the RNN-T loss, computed on the host: values and gradients are those of the CPU. Skipped, and
-//! says so, where there is no device.
+//! Every op on a CUDA device, where it is composed of candle's ops or, as the RNN-T loss, computed on the host: values and
+//! gradients are those of the CPU. Skipped, and says so, where there is no device.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
