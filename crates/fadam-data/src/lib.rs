@@ -48,11 +48,14 @@
 //! [`speech::SpeechReport`] count what was left out, and what cannot be right is an [`Error`] that names
 //! the file, line or field. Images will be a module beside [`text`] and [`speech`].
 
+mod draw;
 pub mod embedded;
 mod error;
+mod feed;
 pub mod hub;
 mod name_range;
 pub mod speech;
+mod table;
 pub mod text;
 mod write_aside;
 

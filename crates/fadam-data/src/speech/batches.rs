@@ -11,10 +11,10 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::plan::{Planner, samples_at};
-use super::prefetch::{Feed, Job};
+use super::prefetch::{Feed, Job, Maker};
 use super::set::SpeechSet;
 use super::sound::RATE;
-use super::{BINS, SpecAugment};
+use super::{BINS, LogMel, SpecAugment};
 use crate::text::same;
 use crate::{Error, Result};
 
@@ -246,7 +246,7 @@ impl SpeechBatches {
             let masks = spec.spec_augment.clone().map(|masks| (masks, spec.seed));
             // The plan is drawn on the thread: going to a late epoch takes a while.
             let jobs = move || jobs(Planner::new(samples, spec), from);
-            Feed::start(set.clone(), masks, jobs)
+            Feed::start(Maker { set: set.clone(), mel: LogMel::new(), masks }, jobs)
         });
     }
 
@@ -337,8 +337,8 @@ impl SpeechBatches {
 fn jobs(mut planner: Planner, mut next: u64) -> impl Iterator<Item = Job> {
     std::iter::from_fn(move || {
         let (epoch, clips) = planner.at(next);
-        let clips = clips.to_vec();
+        let planned = clips.to_vec();
         next += 1;
-        Some(Job { epoch, next, clips, in_a_row: planner.len() })
+        Some(Job { epoch, next, planned, in_a_row: planner.len() })
     })
 }

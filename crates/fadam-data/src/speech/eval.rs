@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use super::LogMel;
 use super::batches::{BatchReport, SpeechBatch};
 use super::plan::{Planned, cut};
-use super::prefetch::{Feed, Job};
+use super::prefetch::{Feed, Job, Maker};
 use super::set::SpeechSet;
 use crate::{Error, Result};
 
@@ -78,10 +79,15 @@ impl EvalBatches {
     pub fn batches(&self) -> EvalIter {
         let plan = self.plan();
         let in_a_row = plan.len();
-        let job =
-            move |(at, clips): (usize, _)| Job { epoch: 0, next: at as u64 + 1, clips, in_a_row };
+        let job = move |(at, planned): (usize, _)| Job {
+            epoch: 0,
+            next: at as u64 + 1,
+            planned,
+            in_a_row,
+        };
         let jobs = move || plan.into_iter().enumerate().map(job);
-        let feed = Feed::start(self.set.clone(), None, jobs);
+        let maker = Maker { set: self.set.clone(), mel: LogMel::new(), masks: None };
+        let feed = Feed::start(maker, jobs);
         EvalIter { feed, ended: false, report: BatchReport::default() }
     }
 }

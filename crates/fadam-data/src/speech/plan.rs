@@ -8,12 +8,13 @@
 //! Σ over batches of Σ over clips (longest of the batch − clip) ≤ batch · (longest − shortest of the group)
 //! ```
 
+use rand::Rng;
 use rand::seq::SliceRandom;
-use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::batches::SpeechSpec;
 use super::sound::RATE;
+use crate::draw::stream;
 
 /// A clip in a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -32,11 +33,9 @@ pub(super) enum Use {
     Mask = 2,
 }
 
-/// The generator of a use: its stream is the use (2 bits), the epoch (30) and the clip (32).
+/// The generator of a use.
 pub(super) fn rng(seed: u64, what: Use, epoch: u64, clip: usize) -> ChaCha8Rng {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    rng.set_stream((what as u64) << 62 | (epoch & ((1 << 30) - 1)) << 32 | clip as u64);
-    rng
+    stream(seed, what as u64, epoch, clip)
 }
 
 /// Samples of a clip that is played `speed` times faster, rounded up.

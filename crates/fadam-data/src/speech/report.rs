@@ -38,7 +38,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The utterances that were left out for one reason.
+/// What was left out for one reason.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// How many.
