@@ -455,6 +455,101 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// The bytes of a picture cannot be used.
+    #[error("{name}: {fault}")]
+    Picture {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// What is wrong with them.
+        fault: crate::image::Fault,
+    },
+    /// A place that holds no pictures.
+    #[error("{}: no pictures there; expected {expected}", path.display())]
+    NoImagePlace {
+        /// The place as it was given.
+        path: PathBuf,
+        /// What is read.
+        expected: &'static str,
+    },
+    /// A parquet table, or a row of one, cannot be read.
+    #[error("{place}: not a table of pictures: {reason}")]
+    ImageTable {
+        /// The table, as it was asked for.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file is not what an IDX file of pictures or labels must be.
+    #[error("{}: not an IDX file of that kind: {reason}; download or copy the file again", path.display())]
+    ImageIdx {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Not one picture was found.
+    #[error("{place}: no pictures to train on: {report}")]
+    NoPictures {
+        /// The places that were read.
+        place: String,
+        /// What was there.
+        report: Box<crate::image::SourceReport>,
+    },
+    /// No picture can be used.
+    #[error("no picture can be used: {report}")]
+    NoImages {
+        /// Why.
+        report: Box<crate::image::ImageReport>,
+    },
+    /// Two pictures are the same file.
+    #[error(
+        "{picture}: given twice; name each picture once, and none beside a folder that holds it"
+    )]
+    DuplicatePicture {
+        /// The picture.
+        picture: String,
+    },
+    /// A held-out picture is also trained on.
+    #[error(
+        "{picture}: both in the training and in the held-out pictures; name it in one of them only"
+    )]
+    HeldOutPicture {
+        /// The picture.
+        picture: String,
+    },
+    /// A picture is not what it was when it was checked.
+    #[error(
+        "{name}: it had {} x {} pixels when it was checked, and has {} x {} now",
+        before.0, before.1, here.0, here.1
+    )]
+    ImageChanged {
+        /// The picture.
+        name: String,
+        /// Its width and height before.
+        before: (usize, usize),
+        /// Its width and height now.
+        here: (usize, usize),
+    },
+    /// In mid-run, not one picture can be read any more.
+    #[error(
+        "not one batch can be made any more, {pictures} pictures cannot be read, such as: {reason}"
+    )]
+    ImagesGone {
+        /// Pictures that could not be read.
+        pictures: usize,
+        /// What is wrong with one of them.
+        reason: String,
+    },
+    /// A setting for pictures that cannot be.
+    #[error("{field} = {value}: expected {expected}")]
+    ImageSetting {
+        /// The configuration key.
+        field: &'static str,
+        /// The given value.
+        value: String,
+        /// What it may be.
+        expected: String,
+    },
     /// The preparation of data was told to stop; nobody waits for it.
     #[error("the preparation of the data was stopped")]
     Stopped,

@@ -43,16 +43,24 @@
 //!                                                  └→ EvalBatches   ─→ SpeechBatch
 //! ```
 //!
+//! Pictures go from files to squares of one size, made ahead in the same way:
+//!
+//! ```text
+//! ImageSource ─read→ Vec<Picture> ─decode, check→ ImageSet ─┬→ ImageBatches ─→ ImageBatch ─→ [B, 3, S, S] of u8
+//!                                                           └→ EvalImages   ─→ ImageBatch
+//! ```
+//!
 //! Everything is deterministic: the same files, settings and seed give the same bytes, tokens and
-//! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`] and
-//! [`speech::SpeechReport`] count what was left out, and what cannot be right is an [`Error`] that names
-//! the file, line or field. Images will be a module beside [`text`] and [`speech`].
+//! batches whatever the thread count. Nothing is skipped in silence: [`text::SourceReport`],
+//! [`speech::SpeechReport`] and [`image::ImageReport`] count what was left out, and what cannot be right is
+//! an [`Error`] that names the file, line or field.
 
 mod draw;
 pub mod embedded;
 mod error;
 mod feed;
 pub mod hub;
+pub mod image;
 mod name_range;
 pub mod speech;
 mod table;
