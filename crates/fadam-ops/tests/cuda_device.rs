@@ -43,6 +43,22 @@ fn encoder(x: &[Tensor]) -> Result<Tensor> {
     self_attention(&x[0], &SelfAttention { heads: 2, lengths: &[6, 0, 9], positions })
 }
 
+fn sequences() -> Vec<(&'static str, Vec<Tensor>, Op)> {
+    vec![
+        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
+        (
+            "self_attention with positions",
+            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
+            Box::new(encoder),
+        ),
+        (
+            "lstm",
+            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
+            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
+        ),
+    ]
+}
+
 #[test]
 fn all_ops() {
     let device = match Device::new_cuda(0) {
@@ -63,7 +79,7 @@ fn all_ops() {
         z_loss: 0.01,
         logit_scale: 0.5,
     };
-    let cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
+    let mut cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
         (
             "rms_norm",
             vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
@@ -95,17 +111,6 @@ fn all_ops() {
                 let rope = Some(table(&x[0]));
                 causal_attention(&x[0], &Attention { heads: 4, kv_heads: 2, rope })
             }),
-        ),
-        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
-        (
-            "self_attention with positions",
-            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
-            Box::new(encoder),
-        ),
-        (
-            "lstm",
-            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
-            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
         ),
         (
             "bias_activation gelu",
@@ -139,6 +144,7 @@ fn all_ops() {
             }),
         ),
     ];
+    cases.extend(sequences());
     let mut wrong = Vec::new();
     for (name, arguments, op) in &cases {
         for (dtype, bound) in [(DType::F64, 1e-11), (DType::F32, 3e-5), (DType::BF16, 0.06)] {
