@@ -1,13 +1,13 @@
 //! A layer of long short-term memory over time (Hochreiter and Schmidhuber, Neural Computation 9, 1997, with the forget gate of
 //! Gers et al., 2000), and backpropagation through time as one op.
 //!
-//! With `z_t = x_gates_t + h_{t−1} Wᵀ` cut into z_i, z_f, z_g, z_o:
+//! With `z_t = x_gates_t + h_{t−1} Wᵀ` cut into the parts `z_i, z_f, z_g, z_o`:
 //!
 //! ```text
 //! i, f, o = σ(z_i), σ(z_f), σ(z_o),   g = tanh z_g,   c_t = f c_{t−1} + i g,   h_t = o tanh c_t
 //! ```
 //!
-//! Backward, from the last step to the first, with the gradient ∂L/∂h_t that arrives from outside:
+//! Backward, from the last step to the first, with the gradient `∂L/∂h_t` that arrives from outside:
 //!
 //! ```text
 //! δh  = ∂L/∂h_t + δz_{t+1} W                    δc  = δh o (1 − tanh² c_t) + f_{t+1} δc_{t+1}
@@ -251,7 +251,7 @@ impl<T: Number> Steps<T> {
             _ => Matrix::new(&w_t, units, wide),
         };
         let is_given = first.is_some();
-        let [mut h, mut c] = first.unwrap_or_else(|| [const { Vec::new() }; 2]);
+        let [mut h, mut c] = first.unwrap_or([const { Vec::new() }; 2]);
         for x in [&mut h, &mut c] {
             x.resize((t + 1) * n, T::zero());
         }
