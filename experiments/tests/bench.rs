@@ -215,3 +215,60 @@ fn a_decoder_is_timed() {
     let refused = bench(&["llm", "--steps", "2"]);
     assert_eq!(refused.status.code(), Some(2));
 }
+
+#[test]
+fn a_transducer_loss_is_timed() {
+    let small = ["rnnt", "--batch", "2", "--frames", "6", "--labels", "3", "--vocab", "8"];
+    let run = bench(&[&small[..], &["--runs", "3", "--json"]].concat());
+    let errors = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{errors}");
+    let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(row["bench"], "rnnt");
+    assert_eq!(row["logits"], serde_json::json!([2, 6, 4, 8]));
+    assert_eq!(number(&row, "runs"), 3.0);
+    assert!((number(&row, "logits_mb") - 1536.0 / f64::from(1 << 20)).abs() < 1e-12);
+    let [p10, median, p90] = ["p10_ms", "median_ms", "p90_ms"].map(|key| number(&row, key));
+    assert!(0.0 < p10 && p10 <= median && median <= p90, "{row}");
+    if cfg!(target_os = "linux") {
+        assert!(number(&row, "peak_rss_mb") > 1.0 && number(&row, "beyond_logits") >= 0.0);
+    }
+    assert_eq!(row["op"], "rnnt_loss");
+    let joint = bench(&[&small[..], &["--joint", "5", "--json"]].concat());
+    let joint: Value = serde_json::from_slice(&joint.stdout).unwrap();
+    assert_eq!((&joint["op"], &joint["logits"]), (&"joint_rnnt_loss".into(), &row["logits"]));
+    assert!(number(&joint, "median_ms") > 0.0);
+    let line = bench(&[&small[..], &["--runs", "1"]].concat());
+    let line = String::from_utf8(line.stdout).unwrap();
+    assert!(line.contains("[2, 6, 4, 8]") && line.contains("forward and backward"), "{line}");
+    // No labels, and one frame.
+    let run = bench(&["rnnt", "--batch", "1", "--frames", "1", "--labels", "0", "--vocab", "2"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    for (flag, value) in
+        [("--vocab", "1"), ("--frames", "0"), ("--batch", "0"), ("--runs", "0"), ("--joint", "0")]
+    {
+        let refused = bench(&["rnnt", flag, value]);
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{errors}");
+        assert!(errors.contains(flag) && errors.contains("less than"), "{errors}");
+    }
+}
+
+/// The backward pass has one gradient and no other copy of the logits: at most 1.2 times their memory beyond them. Behind a joint
+/// network there are no logits, and what is there at once is a small part of them.
+#[test]
+fn a_transducer_loss_takes_little_memory() {
+    if !cfg!(target_os = "linux") {
+        eprintln!("SKIPPED: this system does not tell the memory of a process");
+        return;
+    }
+    let run = bench(&["rnnt", "--runs", "1", "--json"]);
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+    let beyond = number(&row, "beyond_logits");
+    assert!((0.9..1.2).contains(&beyond), "{row}");
+    let joint = "rnnt --joint 16 --vocab 1024 --batch 4 --frames 200 --runs 1 --json";
+    let run = bench(&joint.split(' ').collect::<Vec<_>>());
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert!(number(&row, "logits_mb") > 100.0 && number(&row, "beyond_logits") < 0.3, "{row}");
+}

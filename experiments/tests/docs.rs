@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use experiments::asr::TrainAsr;
 use experiments::llm::TrainLlm;
 use fadam_train::config::{COMMON_KEYS, Experiment, RunConfig, markdown_table};
 
@@ -21,10 +22,13 @@ fn the_config_page_is_current() {
          \"The algorithm's\" default is the paper's constant for it: β1 0.9, β2 0.999, ε 1e-8 (Adafactor 1e-30), ε2 0.01, clip 1,\n\
          weight decay 0.001, ρ 0.5, and a learning rate of 1e-3, which the paper does not give. A field that the algorithm does\n\
          not have is an error.\n\n\
+         ## `[model]` and `[data]` of `{}`\n\n{}\n\
          ## `[model]` and `[data]` of `{}`\n\n{}",
         markdown_table(COMMON_KEYS),
         TrainLlm::NAME,
         markdown_table(TrainLlm::KEYS),
+        TrainAsr::NAME,
+        markdown_table(TrainAsr::KEYS),
     );
     let file = root().join("docs/config.md");
     if std::env::var_os("FADAM_UPDATE_DOCS").is_some() {
@@ -36,16 +40,19 @@ fn the_config_page_is_current() {
 
 #[test]
 fn every_config_in_the_tree_is_valid() {
-    let mut seen = 0;
-    for entry in std::fs::read_dir(root().join("configs/llm")).unwrap() {
-        let path = entry.unwrap().path();
-        let config = RunConfig::<TrainLlm>::load(Some(&path), &[]);
-        if let Err(error) = config {
-            panic!("{error}");
+    fn check<E: Experiment>(folder: &str) {
+        let mut seen = 0;
+        for entry in std::fs::read_dir(root().join("configs").join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            if let Err(error) = RunConfig::<E>::load(Some(&path), &[]) {
+                panic!("{error}");
+            }
+            seen += 1;
         }
-        seen += 1;
+        assert!(seen >= 2, "{folder}");
     }
-    assert!(seen >= 2);
+    check::<TrainLlm>("llm");
+    check::<TrainAsr>("asr");
 }
 
 /// What the paper gives of section 4.1, and the sizes that the presets are named for.
@@ -70,6 +77,26 @@ fn the_presets_are_the_papers() {
     assert_eq!((train.batch * train.accumulate, model.seq_len), (256, 2048));
 }
 
+/// What the paper gives of section 4.2, and the sizes that the presets are named for, with 1,024 units.
+#[test]
+fn the_speech_presets_are_the_papers() {
+    for (name, millions) in [("s", 14), ("m", 32), ("l", 120), ("xl", 619)] {
+        let path = root().join(format!("configs/asr/{name}.toml"));
+        let config = RunConfig::<TrainAsr>::load(Some(&path), &[]).unwrap();
+        assert_eq!(config.data().vocab_size, 1024, "{name}");
+        assert_eq!(config.model().num_params(1024) / 1_000_000, millions, "{name}");
+        let optimizer = serde_json::to_value(config.optimizer()).unwrap();
+        for (key, value) in [("beta1", 0.9), ("beta2", 0.98), ("eps", 1e-8), ("weight_decay", 1e-3)]
+        {
+            assert_eq!(optimizer[key], value, "{name}: {key}");
+        }
+        assert_eq!(optimizer["algorithm"], "fadam", "{name}");
+        let train = config.train();
+        let paper = if matches!(name, "l" | "xl") { 512 } else { 256 };
+        assert_eq!(train.batch * train.accumulate, paper, "{name}");
+    }
+}
+
 #[test]
 fn the_readme_names_files_and_programs_that_exist() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
@@ -79,6 +106,8 @@ fn the_readme_names_files_and_programs_that_exist() {
         "cargo run --release --bin generate -- --run runs/train-llm-tiny",
         "cargo run --release --bin train-llm -- --eval-only --out runs/train-llm-tiny",
         "cargo run --release --bin train-llm -- --export tiny-model --out runs/train-llm-tiny",
+        "cargo run --release --bin train-asr -- --config configs/asr/tiny.toml",
+        "cargo run --release --bin transcribe -- --run runs/train-asr-tiny",
     ] {
         assert!(readme.contains(command), "the README lost its command: {command}");
     }

@@ -274,6 +274,85 @@ pub enum Error {
         /// Its value in this run.
         here: String,
     },
+    /// The bytes are not those of a sound file that is known here.
+    #[error("{name}: not a sound file: {reason}; expected WAV, FLAC, MP3 or Ogg Vorbis")]
+    NotSound {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// What is there instead.
+        reason: String,
+    },
+    /// A sound file whose contents are coded in a way that is not read here.
+    #[error(
+        "{name}: cannot be decoded: {reason}; expected PCM, ADPCM, FLAC, MP3 or Vorbis, as one \
+         stream"
+    )]
+    UnsupportedSound {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// What it holds instead.
+        reason: String,
+    },
+    /// A container of sound or video in which there is no sound.
+    #[error("{name}: has no audio track; expected a file with one track of speech")]
+    NoAudioTrack {
+        /// The file, or whatever holds the bytes.
+        name: String,
+    },
+    /// A sound file that ends before its sound does.
+    #[error("{name}: ends early, {place}; download or copy the file again")]
+    TruncatedSound {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// Where it ends, and where it says that it does.
+        place: String,
+    },
+    /// A sound file with bytes that its decoder refuses.
+    #[error("{name}: damaged, at {seconds:.2} s: {reason}; download or copy the file again")]
+    DamagedSound {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// How much sound was decoded before.
+        seconds: f64,
+        /// What the decoder says.
+        reason: String,
+    },
+    /// A sound file without a single sample.
+    #[error("{name}: has no sound in it, not one sample; expected a clip of speech")]
+    EmptySound {
+        /// The file, or whatever holds the bytes.
+        name: String,
+    },
+    /// A sample that is no amplitude.
+    #[error("{name}: the sample at {seconds:.3} s is {value}; expected numbers from -1 to 1")]
+    SoundSample {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// Where the first such sample is.
+        seconds: f64,
+        /// Its value: NaN, infinite or beyond any scale that recordings have.
+        value: f32,
+    },
+    /// A sampling rate that no speech is recorded at.
+    #[error("{name}: has {rate} samples a second; expected 4,000 to 768,000")]
+    SoundRate {
+        /// The file, or whatever holds the bytes.
+        name: String,
+        /// The rate that the file says.
+        rate: u32,
+    },
+    /// A factor of speed that is not about 1.
+    #[error("speed {factor}: expected a factor from 0.5 (twice as long) to 2 (half as long)")]
+    Speed {
+        /// The given factor.
+        factor: f64,
+    },
+    /// Masks of time that are longer than what they mask.
+    #[error("SpecAugment's time_share = {value}: expected a share of the length, from 0 to 1")]
+    TimeShare {
+        /// The given share.
+        value: f64,
+    },
     /// A place that holds no speech.
     #[error("{}: no speech there; expected {expected}", path.display())]
     NoSpeechPlace {
@@ -373,14 +452,6 @@ pub enum Error {
     MalformedUnits {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// Stand-in.
-    #[error("{name}: {reason}")]
-    NotSound {
-        /// The sound.
-        name: String,
         /// What is wrong with it.
         reason: String,
     },

@@ -9,7 +9,7 @@ use candle_core::{CpuStorage, Result, Shape, Tensor, TensorId, bail};
 use crate::matrix::Into;
 use crate::number::Number;
 use crate::op::constant;
-use crate::rows::for_rows;
+use crate::rows::add;
 
 /// The gradients of one backward pass so far.
 #[derive(Default)]
@@ -122,9 +122,7 @@ pub(crate) fn give<T: Number>(weight: &Tensor, gradient: Vec<T>) -> Result<Optio
     update(weight, |collected| match collected {
         None => gradient,
         Some(mut sum) => {
-            for_rows(&mut sum, 1, |first, sum| {
-                sum.iter_mut().zip(&gradient[first..]).for_each(|(sum, g)| *sum += *g);
-            });
+            add(&mut sum, &gradient);
             sum
         }
     })

@@ -27,6 +27,59 @@ pub(crate) fn vectorise<V: Vectorised>(work: V) -> V::Output {
     pulp::Arch::new().dispatch(Dispatched(work))
 }
 
+/// Vectors of a type of number, for loops that must be written in them.
+pub(crate) trait Lanes: Copy {
+    /// A vector of the instruction set S.
+    type Vector<S: Simd>: Copy;
+    /// The vectors of a slice of whole ones; what is left over is not among them.
+    fn vectors<S: Simd>(x: &[Self]) -> &[Self::Vector<S>];
+    fn vectors_mut<S: Simd>(x: &mut [Self]) -> &mut [Self::Vector<S>];
+    fn zeros<S: Simd>(simd: S) -> Self::Vector<S>;
+    /// `a b + c`
+    fn multiply_add<S: Simd>(
+        simd: S,
+        a: Self::Vector<S>,
+        b: Self::Vector<S>,
+        c: Self::Vector<S>,
+    ) -> Self::Vector<S>;
+}
+
+macro_rules! lanes {
+    ($number:ty, $vector:ident, $vectors:ident, $vectors_mut:ident, $splat:ident, $multiply_add:ident) => {
+        impl Lanes for $number {
+            type Vector<S: Simd> = S::$vector;
+
+            #[inline(always)]
+            fn vectors<S: Simd>(x: &[Self]) -> &[S::$vector] {
+                S::$vectors(x).0
+            }
+
+            #[inline(always)]
+            fn vectors_mut<S: Simd>(x: &mut [Self]) -> &mut [S::$vector] {
+                S::$vectors_mut(x).0
+            }
+
+            #[inline(always)]
+            fn zeros<S: Simd>(simd: S) -> S::$vector {
+                simd.$splat(0.0)
+            }
+
+            #[inline(always)]
+            fn multiply_add<S: Simd>(
+                simd: S,
+                a: S::$vector,
+                b: S::$vector,
+                c: S::$vector,
+            ) -> S::$vector {
+                simd.$multiply_add(a, b, c)
+            }
+        }
+    };
+}
+
+lanes!(f32, f32s, as_simd_f32s, as_mut_simd_f32s, splat_f32s, mul_add_e_f32s);
+lanes!(f64, f64s, as_simd_f64s, as_mut_simd_f64s, splat_f64s, mul_add_e_f64s);
+
 /// Vectors that are added up side by side, so that one addition need not wait for another.
 const SIDE_BY_SIDE: usize = 4;
 

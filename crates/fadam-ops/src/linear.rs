@@ -13,6 +13,9 @@ use crate::rows::{for_rows, sum_rows};
 
 const NAME: &str = "linear";
 
+/// Rows of x below which W is read as it lies: to transpose it would cost more than the product.
+const FEW: usize = 8;
+
 /// `x Wᵀ + b`: from `x [..., i]`, `w [o, i]` and `b [o]` to `[..., o]`.
 ///
 /// ```
@@ -64,9 +67,12 @@ fn shape_of(x: &Tensor, o: usize) -> Shape {
 fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
     let (o, i) = w.dims2()?;
     let mut y = read([x, w], |[x, w]: [&[T]; 2]| {
-        let rows = x.len() / i;
-        let w = transposed(w, o, i);
-        product(Matrix::new(x, rows, i), Matrix::new(&w, i, o), T::one(), Threads::All)
+        let (x, w) = (Matrix::new(x, x.len() / i, i), Matrix::new(w, o, i));
+        if x.rows < FEW {
+            return product(x, w.t(), T::one(), Threads::One);
+        }
+        let w = transposed(w.data, o, i);
+        product(x, Matrix::new(&w, i, o), T::one(), Threads::All)
     })?;
     let shape = shape_of(x, o);
     let of = std::marker::PhantomData;

@@ -3,10 +3,10 @@
 use candle_core::WithDType;
 use num_traits::Float;
 
-use crate::lanes;
+use crate::lanes::{self, Lanes};
 
 /// f32 or f64.
-pub(crate) trait Number: WithDType + Float {
+pub(crate) trait Number: WithDType + Float + Lanes {
     fn of(x: f64) -> Self;
     fn double(self) -> f64;
     /// eˣ; 0 for −∞, NaN for NaN. For f32 within 2 units in the last place, and 0 below e⁻⁸⁷.

@@ -2,7 +2,7 @@
 //!
 //! With g = ∂L/∂y and h = g w: `∂L/∂x = r h − x r³ mean(h x)`, since `∂r/∂x = −r³ x / d`; `∂L/∂w = Σ g x r` over rows.
 
-use candle_core::{Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 
 use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
@@ -35,8 +35,18 @@ pub fn rms_norm(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
         Route::Widened(wide) => {
             rms_norm(&x.to_dtype(wide)?, &w.to_dtype(wide)?, eps)?.to_dtype(x.dtype())
         }
-        Route::Composed => candle_nn::ops::rms_norm_slow(x, w, eps as f32),
+        Route::Composed => composed(x, w, eps),
     }
+}
+
+/// As candle composes it: its `rms_norm_slow` has ε in f32.
+fn composed(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {
+    let wide = match x.dtype() {
+        DType::BF16 | DType::F16 => x.to_dtype(DType::F32)?,
+        _ => x.clone(),
+    };
+    let rms = (wide.sqr()?.mean_keepdim(D::Minus1)? + eps)?.sqrt()?;
+    wide.broadcast_div(&rms)?.to_dtype(x.dtype())?.broadcast_mul(w)
 }
 
 fn fused<T: Number>(x: &Tensor, w: &Tensor, eps: f64) -> Result<Tensor> {

@@ -54,7 +54,14 @@ pub(crate) fn for_rows<T: Send>(out: &mut [T], width: usize, f: impl Fn(usize, &
     out.par_chunks_mut(rows * width).enumerate().for_each(|(task, out)| f(task * rows, out));
 }
 
-/// The same with a sum over rows: `f(i, rows, sum)` adds its rows' part to `sum`, which begins as zeros of `len`.
+/// `sum += x`, element by element, in parallel.
+pub(crate) fn add<T: Number>(sum: &mut [T], x: &[T]) {
+    for_rows(sum, 1, |first, sum| {
+        sum.iter_mut().zip(&x[first..]).for_each(|(sum, x)| *sum += *x);
+    });
+}
+
+/// As [`for_rows`] with a sum over rows: `f(i, rows, sum)` adds its rows' part to `sum`, which begins as zeros of `len`.
 pub(crate) fn sum_rows<O: Send, T: Number>(
     out: &mut [O],
     width: usize,
@@ -70,10 +77,18 @@ pub(crate) fn sum_rows<O: Send, T: Number>(
         0 => Vec::new(),
         _ => out.par_chunks_mut(PART * width).enumerate().map(part).collect(),
     };
+    sum_of(parts, len)
+}
+
+/// The sum of parts of `len` numbers, in their order; zeros for none.
+pub(crate) fn sum_of<T: Number>(parts: Vec<Vec<T>>, len: usize) -> Vec<T> {
     let mut parts = parts.into_iter();
     let mut total = parts.next().unwrap_or_else(|| vec![T::zero(); len]);
-    for part in parts {
-        total.iter_mut().zip(part).for_each(|(total, part)| *total += part);
-    }
+    let others: Vec<Vec<T>> = parts.collect();
+    for_rows(&mut total, 1, |first, total| {
+        for part in &others {
+            total.iter_mut().zip(&part[first..]).for_each(|(total, part)| *total += *part);
+        }
+    });
     total
 }

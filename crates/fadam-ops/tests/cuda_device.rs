@@ -1,12 +1,14 @@
-//! Every op on a CUDA device, where it is composed of candle's ops: values and gradients are those of the CPU. Skipped, and
-//! says so, where there is no device.
+//! Every op on a CUDA device, where it is composed of candle's ops or, as the RNN-T loss, computed on the host: values and
+//! gradients are those of the CPU. Skipped, and says so, where there is no device.
 #![cfg(feature = "cuda")]
 
 use candle_core::{DType, Device, Result, Tensor, Var};
 use fadam_ops::{
-    Activation, Attention, CrossEntropy, Rope, backward, bias_activation, causal_attention,
-    checkpoint, cross_entropy, dropout, embedding, feed_forward, layer_norm, linear,
-    linear_cross_entropy, rms_norm, rope, softmax, swiglu,
+    Activation, Attention, Conv2d, CrossEntropy, Joint, RelativePositions, Rope, SelfAttention,
+    Transducer, backward, batch_norm, batch_norm_with, bias_activation, causal_attention,
+    checkpoint, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu,
+    group_norm, joint_rnnt_loss, layer_norm, linear, linear_cross_entropy, lstm, rms_norm,
+    rnnt_loss, rope, self_attention, softmax, swiglu,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -36,6 +38,12 @@ fn largest(x: &Tensor) -> f64 {
     x.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
 }
 
+/// Two heads, and a sequence of no positions.
+fn encoder(x: &[Tensor]) -> Result<Tensor> {
+    let positions = x.get(1).map(|r| RelativePositions { r, uv: &x[2] });
+    self_attention(&x[0], &SelfAttention { heads: 2, lengths: &[6, 0, 9], positions })
+}
+
 #[test]
 fn all_ops() {
     let device = match Device::new_cuda(0) {
@@ -56,6 +64,8 @@ fn all_ops() {
         z_loss: 0.01,
         logit_scale: 0.5,
     };
+    let transducer = Transducer { blank: 2, fast_emit: 0.1, clamp: Some(0.3) };
+    let targets = || [vec![1u32, 0, 1], vec![4]];
     let cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
         (
             "rms_norm",
@@ -78,6 +88,47 @@ fn all_ops() {
             Box::new(|x| feed_forward(&x[0], &x[1], &x[2])),
         ),
         ("swiglu", vec![noise(&[3, 4, 8], 1)], Box::new(|x| swiglu(&x[0]))),
+        ("glu", vec![noise(&[3, 4, 8], 1)], Box::new(|x| glu(&x[0]))),
+        (
+            "depthwise_conv1d",
+            vec![noise(&[3, 9, 8], 1), noise(&[8, 5], 2)],
+            Box::new(|x| depthwise_conv1d(&x[0], &x[1], &[9, 4, 0])),
+        ),
+        (
+            "batch_norm",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| Ok(batch_norm(&x[0], &x[1], &x[2], &[9, 4, 0], 1e-3)?.0)),
+        ),
+        (
+            "group_norm",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| group_norm(&x[0], &x[1], &x[2], 2, &[9, 4, 0], 1e-3)),
+        ),
+        (
+            "batch_norm_with",
+            vec![noise(&[3, 9, 8], 1), noise(&[8], 2), noise(&[8], 3)],
+            Box::new(|x| {
+                let given = |seed| noise(&[8], seed).to_device(x[0].device());
+                let (mean, variance) = (given(4)?, given(5)?.sqr()?);
+                batch_norm_with(&x[0], &x[1], &x[2], &mean, &variance, 0.1)
+            }),
+        ),
+        (
+            "conv2d",
+            vec![noise(&[3, 9, 8, 2], 1), noise(&[4, 3, 3, 2], 2), noise(&[4], 3)],
+            Box::new(|x| {
+                let conv = Conv2d { stride: (2, 2), padding: (1, 1), relu: false };
+                conv2d(&x[0], &x[1], &x[2], &[9, 4, 0], &conv)
+            }),
+        ),
+        (
+            "conv2d, two strides",
+            vec![noise(&[3, 9, 8, 2], 1), noise(&[4, 3, 2, 2], 2), noise(&[4], 3)],
+            Box::new(|x| {
+                let conv = Conv2d { stride: (1, 3), ..Conv2d::default() };
+                conv2d(&x[0], &x[1], &x[2], &[9, 4, 0], &conv)
+            }),
+        ),
         ("softmax", vec![noise(&[3, 4, 8], 1)], Box::new(|x| softmax(&x[0]))),
         ("dropout", vec![noise(&[3, 4, 800], 1)], Box::new(|x| dropout(&x[0], 0.3, 5))),
         ("rope", vec![noise(&[2, 3, 5, 4], 1)], Box::new(move |x| rope(&x[0], &table(&x[0]), 4))),
@@ -88,6 +139,17 @@ fn all_ops() {
                 let rope = Some(table(&x[0]));
                 causal_attention(&x[0], &Attention { heads: 4, kv_heads: 2, rope })
             }),
+        ),
+        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
+        (
+            "self_attention with positions",
+            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
+            Box::new(encoder),
+        ),
+        (
+            "lstm",
+            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
+            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
         ),
         (
             "bias_activation gelu",
@@ -110,6 +172,19 @@ fn all_ops() {
             vec![noise(&[12, 4], 1), noise(&[9, 4], 2)],
             Box::new(move |x| {
                 Ok(linear_cross_entropy(&x[0], &x[1], &ids(&x[0], 9), &options)?.objective)
+            }),
+        ),
+        (
+            "rnnt_loss",
+            vec![noise(&[2, 5, 4, 6], 1)],
+            Box::new(move |x| rnnt_loss(&x[0], &targets(), &[5, 3], &transducer)),
+        ),
+        (
+            "joint_rnnt_loss",
+            vec![noise(&[2, 5, 8], 1), noise(&[2, 4, 8], 2), noise(&[6, 8], 3), noise(&[6], 4)],
+            Box::new(move |x| {
+                let joint = Joint::new(&x[2], &x[3], Activation::Tanh);
+                joint_rnnt_loss(&x[0], &x[1], &joint, &targets(), &[5, 3], &transducer)
             }),
         ),
         (

@@ -3,10 +3,13 @@
 //! A benchmark checks that what it is about to time is right, says on what it was timed, and prints a
 //! table for people or, with `--json`, one object a line for programs.
 
+mod asr;
 mod console;
 mod copy;
 mod llm;
+mod memory;
 mod optimizer;
+mod rnnt;
 mod times;
 
 use clap::{Parser, Subcommand};
@@ -26,6 +29,10 @@ enum Benchmark {
     Optimizer(optimizer::Args),
     /// Training steps of the decoder: tokens/s and peak memory
     Llm(llm::Args),
+    /// Training steps of the Conformer transducer: seconds of audio a second and peak memory
+    Asr(asr::Args),
+    /// The RNN-T loss, forward and backward: time and peak memory
+    Rnnt(rnnt::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -37,6 +44,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let done = match &args.benchmark {
         Benchmark::Optimizer(args) => optimizer::run(args),
         Benchmark::Llm(args) => llm::run(args),
+        Benchmark::Asr(args) => asr::run(args),
+        Benchmark::Rnnt(args) => rnnt::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),

@@ -5,9 +5,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use experiments::allocator::{Allocator, keep_freed_memory};
-use experiments::llm::{
-    ExportDtype, LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights, export,
-};
+use experiments::exported::ExportDtype;
+use experiments::llm::{LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights, export};
 use fadam_train::config::RunConfig;
 use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, bad_input, run_main};
 

@@ -1,42 +1,23 @@
-//! A checkpoint as a folder that needs nothing else: what `train-llm --export` writes.
-//!
-//! ```text
-//! model.safetensors   the parameters by name, nothing of the optimizer
-//! config.json         dimensions, vocabulary, and what was trained: see `Manifest`
-//! tokenizer.json      in the format of the `tokenizers` library
-//! ```
+//! A decoder as an exported folder.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::path::Path;
 
-use anyhow::{Context, anyhow};
-use candle_core::{DType, Device, Tensor};
+use anyhow::anyhow;
+use candle_core::{DType, Device};
 use fadam_models::llm::PalmConfig;
-use fadam_train::config::{Experiment, RunConfig};
-use fadam_train::{SavedRun, bad_input, write_atomically, write_folder};
+use fadam_train::SavedRun;
+use fadam_train::config::RunConfig;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::config::TrainLlm;
 use super::language_model::{LanguageModel, TOKENIZER_FILE};
+use crate::exported::{self, ExportDtype, FORMAT, Manifest};
 
-/// The parameters.
-pub(super) const MODEL_FILE: &str = "model.safetensors";
-
-/// The [`Manifest`].
-pub(super) const CONFIG_FILE: &str = "config.json";
-
-/// The version of `config.json` that is written and read.
-const FORMAT: u32 = 1;
-
-/// What kind of model a folder holds.
-const ARCHITECTURE: &str = "palm-decoder";
-
-/// `config.json` of an exported model.
+/// `config.json` of an exported decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Manifest {
+pub struct DecoderManifest {
     /// The version of this file.
     pub format: u32,
     /// `palm-decoder`.
@@ -57,22 +38,12 @@ pub struct Manifest {
     pub trained: Value,
 }
 
-/// What numbers an exported file holds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
-pub enum ExportDtype {
-    /// As they were trained.
-    #[default]
-    F32,
-    /// Rounded to 16 bits, 8 of them for the exponent: half the size.
-    Bf16,
-}
+impl Manifest for DecoderManifest {
+    const ARCHITECTURE: &'static str = "palm-decoder";
+    const PROGRAM: &'static str = "train-llm";
 
-impl From<ExportDtype> for DType {
-    fn from(dtype: ExportDtype) -> Self {
-        match dtype {
-            ExportDtype::F32 => Self::F32,
-            ExportDtype::Bf16 => Self::BF16,
-        }
+    fn check(&self) -> anyhow::Result<()> {
+        self.model.check().map_err(|err| anyhow!("model.{err}"))
     }
 }
 
@@ -89,83 +60,17 @@ pub fn export(
     dtype: ExportDtype,
 ) -> anyhow::Result<String> {
     let model = LanguageModel::of_run(run, &Device::Cpu)?;
-    let manifest = Manifest::of(run, config, &model, dtype.into())?;
-    let tensors = model
-        .vars
-        .iter()
-        .map(|(name, var)| Ok((name, var.as_detached_tensor().to_dtype(dtype.into())?)))
-        .collect::<candle_core::Result<BTreeMap<&str, Tensor>>>()?;
-    write_folder(folder, |aside| {
-        let file = aside.join(MODEL_FILE);
-        safetensors::serialize_to_file(tensors, None, &file)?;
-        File::open(&file)?.sync_all()?;
-        let json = serde_json::to_string_pretty(&manifest)? + "\n";
-        write_atomically(&aside.join(CONFIG_FILE), json.as_bytes())?;
-        Ok(model.tokenizer.save(&aside.join(TOKENIZER_FILE))?)
-    })?;
-    Ok(format!(
-        "wrote {} of {} as {}: {} parameters in {}",
-        folder.display(),
-        run.checkpoint().display(),
-        [MODEL_FILE, CONFIG_FILE, TOKENIZER_FILE].join(", "),
-        manifest.params,
-        manifest.dtype,
-    ))
-}
-
-impl Manifest {
-    fn of(
-        run: &SavedRun,
-        config: &RunConfig<TrainLlm>,
-        model: &LanguageModel,
-        dtype: DType,
-    ) -> anyhow::Result<Self> {
-        let standing = run.standing::<TrainLlm>()?;
-        let trained = json!({
-            "experiment": TrainLlm::NAME,
-            "step": standing.step,
-            "tokens": standing.units,
-            "eval_step": standing.eval.map(|(step, _)| step),
-            "eval_loss": standing.eval.map(|(_, loss)| loss),
-            "commit": crate::COMMIT,
-            "optimizer": config.optimizer(),
-            "train": config.train(),
-            "data": config.data(),
-        });
-        Ok(Self {
-            format: FORMAT,
-            architecture: ARCHITECTURE.to_owned(),
-            model: config.model().clone(),
-            vocab_size: model.tokenizer.vocab_size(),
-            eos: model.tokenizer.eos().to_owned(),
-            eos_id: model.tokenizer.eos_id(),
-            dtype: dtype.as_str().to_owned(),
-            params: model.vars.num_elements(),
-            trained,
-        })
-    }
-
-    /// Reads and checks the `config.json` of an exported folder.
-    ///
-    /// # Errors
-    /// Bad input, naming the file and what is wrong with it.
-    pub fn read(folder: &Path) -> anyhow::Result<Self> {
-        let file = folder.join(CONFIG_FILE);
-        parse(&file).with_context(|| file.display().to_string()).map_err(bad_input)
-    }
-}
-
-fn parse(file: &Path) -> anyhow::Result<Manifest> {
-    let text = fs::read_to_string(file).context("cannot be read")?;
-    let json: Value = serde_json::from_str(&text).context("is not whole JSON")?;
-    let (format, architecture) = (&json["format"], &json["architecture"]);
-    if *format != FORMAT || *architecture != ARCHITECTURE {
-        return Err(anyhow!(
-            "is of format {format} and architecture {architecture}; expected {FORMAT} and \
-             \"{ARCHITECTURE}\", as train-llm --export writes them"
-        ));
-    }
-    let manifest: Manifest = serde_json::from_value(json)?;
-    manifest.model.check().map_err(|err| anyhow!("model.{err}"))?;
-    Ok(manifest)
+    let manifest = DecoderManifest {
+        format: FORMAT,
+        architecture: DecoderManifest::ARCHITECTURE.to_owned(),
+        model: config.model().clone(),
+        vocab_size: model.tokenizer.vocab_size(),
+        eos: model.tokenizer.eos().to_owned(),
+        eos_id: model.tokenizer.eos_id(),
+        dtype: DType::from(dtype).as_str().to_owned(),
+        params: model.vars.num_elements(),
+        trained: exported::trained(run, config, "tokens")?,
+    };
+    let write_tokenizer = |file: &Path| Ok(model.tokenizer.save(file)?);
+    exported::write(folder, run, &model.vars, dtype, &manifest, (TOKENIZER_FILE, write_tokenizer))
 }

@@ -7,8 +7,9 @@ use fadam_data::text::Tokenizer;
 use fadam_models::llm::PalmConfig;
 use fadam_train::{bad_input, checkpoint};
 
-use super::exported::{self, Manifest};
+use super::exported::DecoderManifest;
 use super::language_model::TOKENIZER_FILE;
+use crate::exported::{CONFIG_FILE, Manifest};
 
 /// Compares what stands beside the weights in `file` with the run that starts from them. Token ids mean
 /// something in one tokenizer only, and a decoder computes something else with another `rope_base`: no
@@ -33,8 +34,8 @@ pub fn check_weights(
         )),
     }
     let folder = file.parent().unwrap_or(Path::new(""));
-    if folder.join(exported::CONFIG_FILE).is_file() {
-        let differing = differing(&Manifest::read(folder)?.model, model)?;
+    if folder.join(CONFIG_FILE).is_file() {
+        let differing = differing(&DecoderManifest::read(folder)?.model, model)?;
         notes.extend(differing.map(|keys| format!("{} was trained with {keys}", file.display())));
     }
     Ok(notes)

@@ -10,7 +10,8 @@ use fadam_models::llm::{Palm, PalmConfig};
 use fadam_train::{Conversions, SavedRun, bad_input, load_weights};
 
 use super::config::TrainLlm;
-use super::exported::{self, Manifest};
+use super::exported::DecoderManifest;
+use crate::exported::{CONFIG_FILE, MODEL_FILE, Manifest};
 
 /// The tokenizer in a run folder, and in an exported one.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -46,7 +47,7 @@ impl LanguageModel {
     /// # Errors
     /// Bad input: a folder whose files are missing, damaged or not of each other.
     pub fn of_export(folder: &Path, device: &Device) -> anyhow::Result<(Self, Conversions)> {
-        let Manifest { model, vocab_size, eos, .. } = Manifest::read(folder)?;
+        let DecoderManifest { model, vocab_size, eos, .. } = DecoderManifest::read(folder)?;
         let file = folder.join(TOKENIZER_FILE);
         let tokenizer = Tokenizer::load(&file, Some(&eos)).map_err(bad_input)?;
         if tokenizer.vocab_size() != vocab_size {
@@ -54,11 +55,11 @@ impl LanguageModel {
                 "{}: has a vocabulary of {}, {} beside it says {vocab_size}",
                 file.display(),
                 tokenizer.vocab_size(),
-                exported::CONFIG_FILE,
+                CONFIG_FILE,
             )));
         }
         let new = Self::build(&model, tokenizer, device)?;
-        let converted = load_weights(&folder.join(exported::MODEL_FILE), &new.vars)?;
+        let converted = load_weights(&folder.join(MODEL_FILE), &new.vars)?;
         Ok((new, converted))
     }
 

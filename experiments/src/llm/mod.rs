@@ -9,7 +9,7 @@ mod text;
 mod text_stream;
 
 pub use config::{LlmData, TrainLlm};
-pub use exported::{ExportDtype, Manifest, export};
+pub use exported::{DecoderManifest, export};
 pub use fine_tuning::check_weights;
 pub use language_model::{LanguageModel, TOKENIZER_FILE};
 pub use task::LlmTask;

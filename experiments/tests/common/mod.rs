@@ -38,12 +38,47 @@ eval_every = 10
 log_every = 5
 "#;
 
-/// A folder with `small.toml` and the text it names.
-pub struct Bench(pub TempDir);
+/// A transducer and clips small enough that a run takes a second or two. It drops activations, masks and changes speeds, so
+/// that all that is random is in play.
+pub const SMALL_SPEECH: &str = r#"
+[model]
+layers = 1
+d_model = 16
+heads = 2
+d_ff = 32
+kernel = 5
+channels = 4
+d_prediction = 12
+d_joint = 16
+dropout = 0.1
+
+[data]
+paths = ["clips/train.tsv"]
+eval_paths = ["clips/dev.tsv"]
+frequency_width = 10
+
+[optimizer]
+algorithm = "fadam"
+lr = 3e-3
+beta2 = 0.98
+
+[schedule]
+kind = "linear"
+warmup = 5
+
+[train]
+steps = 20
+batch = 4
+eval_every = 10
+log_every = 5
+"#;
+
+/// A folder with `small.toml` and the data it names.
+pub struct Bench(pub TempDir, &'static str);
 
 impl Bench {
     pub fn new() -> Self {
-        let bench = Self(tempfile::tempdir().unwrap());
+        let bench = Self(tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_train-llm"));
         fs::create_dir(bench.path("text")).unwrap();
         let words = ["we", "the", "people", "of", "this", "great", "nation", "ask", "not", "peace"];
         for file in 0..12 {
@@ -56,16 +91,36 @@ impl Bench {
         bench
     }
 
+    /// For `train-asr`: sixteen clips to train on and four more, of tones that stand for letters.
+    pub fn speech() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_train-asr"));
+        fs::create_dir(bench.path("clips")).unwrap();
+        let words = ["abc", "cab", "bad", "dab a", "ad cab", "bac", "cc a", "dda"];
+        for (manifest, clips) in [("train", 0..16), ("dev", 16..20)] {
+            let mut table = "path\ttext\tspeaker\n".to_owned();
+            for clip in clips {
+                let text = words[(clip * 5 + clip / 8) % words.len()];
+                let name = format!("{clip:02}.wav");
+                fs::write(bench.path("clips").join(&name), tones(text, 16_000)).unwrap();
+                table += &format!("{name}\t{text}\tspeaker {}\n", clip % 3);
+            }
+            fs::write(bench.path(&format!("clips/{manifest}.tsv")), table).unwrap();
+        }
+        fs::write(bench.path("small.toml"), SMALL_SPEECH).unwrap();
+        bench
+    }
+
+    pub fn transcribe(&self, args: &[&str]) -> Output {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_transcribe"));
+        program.current_dir(self.0.path()).args(args).output().unwrap()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
     pub fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_train-llm"))
-            .current_dir(self.0.path())
-            .args(args)
-            .output()
-            .unwrap()
+        Command::new(self.1).current_dir(self.0.path()).args(args).output().unwrap()
     }
 
     pub fn generate(&self, args: &[&str]) -> Output {
@@ -92,7 +147,36 @@ impl Bench {
     }
 }
 
-fn refused(run: &Output, args: &[&str], expected: &[&str]) {
+/// A mono WAV file of 16 bits: 120 ms a letter, each with its tone, spaces silent.
+pub fn tones(text: &str, rate: u32) -> Vec<u8> {
+    let each = rate as usize * 12 / 100;
+    let sample = |i: usize| {
+        let letter = text.as_bytes()[i / each];
+        let pitch = if letter == b' ' { 0.0 } else { 300.0 + 400.0 * f64::from(letter - b'a') };
+        let turn = pitch * std::f64::consts::TAU * i as f64 / f64::from(rate);
+        (turn.sin() * 8000.0) as i16
+    };
+    wav((0..each * text.len()).map(sample), rate, 1)
+}
+
+/// A WAV file of 16 bits.
+pub fn wav(samples: impl Iterator<Item = i16>, rate: u32, channels: u16) -> Vec<u8> {
+    let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+    let len = data.len() as u32;
+    let mut file = b"RIFF".to_vec();
+    file.extend((36 + len).to_le_bytes());
+    file.extend(b"WAVEfmt \x10\0\0\0\x01\0");
+    file.extend(channels.to_le_bytes());
+    file.extend(rate.to_le_bytes());
+    file.extend((rate * u32::from(channels) * 2).to_le_bytes());
+    file.extend((channels * 2).to_le_bytes());
+    file.extend(b"\x10\0data");
+    file.extend(len.to_le_bytes());
+    file.extend(data);
+    file
+}
+
+pub fn refused(run: &Output, args: &[&str], expected: &[&str]) {
     let message = string(&run.stderr);
     assert_eq!(run.status.code(), Some(2), "{args:?}: {message}");
     assert!(message.starts_with("error: "), "{args:?}: {message}");

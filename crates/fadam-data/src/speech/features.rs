@@ -1,53 +1,226 @@
-//! Stand-in until the front end is merged: energies of 80 stretches of each frame.
+//! The front end: log-mel spectra, normalised by utterance.
+//!
+//! Every 10 ms the power spectrum of 25 ms of sound, summed up in 80 triangles that are evenly spaced
+//! on the mel scale, as a logarithm:
+//!
+//! ```text
+//! X[t, k] = Σ_n w[n] · x[160 t + n − 200] · exp(−2πi k n / 512),    n = 0 … 399, k = 0 … 256
+//! y[t, b] = ln(Σ_k H[b, k] · |X[t, k]|² + 2⁻²⁴),                     b = 0 … 79
+//! ```
+//!
+//! w is the periodic Hann window; x is reflected at both ends (without repeating the sample at the
+//! end), so that frame t is centred at sample 160 t. H are Slaney's triangles of area 1 from 0 to
+//! 8,000 Hz: mel is linear in Hz up to 1,000 Hz and logarithmic above. This is `MelSpectrogram`
+//! of torchaudio with `n_fft=512, win_length=400, hop_length=160, n_mels=80, norm="slaney",
+//! mel_scale="slaney"` (`torch.stft` centres the window in the 512 samples, which turns phases and
+//! leaves power as it is); a golden case compares them. Everything is summed in f64: in f32, rounding
+//! of a frame's loud bins is seen in its weakest ones (1e-3 of their power in torchaudio).
 
-/// Features of a frame.
+use std::f64::consts::PI;
+use std::fmt;
+use std::sync::Arc;
+
+use realfft::{RealFftPlanner, RealToComplex};
+
+use super::RATE;
+
+/// Features of a frame: the mel bins.
 pub const BINS: usize = 80;
+/// Samples from a frame to the next: 10 ms.
+const HOP: usize = 160;
+/// Samples that a frame sees: 25 ms.
+const WINDOW: usize = 400;
+/// Samples of the Fourier transform, the window's and zeros.
+const FFT: usize = 512;
+/// What is added to the power before the logarithm, so that silence is −16.6 and not −∞.
+const FLOOR: f64 = 1.0 / 16_777_216.0;
+/// What is added to the standard deviation, so that a constant bin is divided by something.
+const DEVIATION_FLOOR: f64 = 1e-5;
 
-/// Turns sound into features.
-#[derive(Debug, Clone, Default)]
-pub struct LogMel;
+/// The plan of the front end: Fourier transform, window and filters. Made once, it serves any
+/// number of threads.
+///
+/// ```
+/// use fadam_data::speech::{BINS, LogMel};
+///
+/// let tone: Vec<f32> = (0..16_000).map(|n| (n as f32 * 0.3).sin()).collect();
+/// let features = LogMel::new().compute(&tone);
+/// assert_eq!(features.frames, 101);
+/// assert_eq!(features.values.len(), 101 * BINS);
+/// ```
+#[derive(Clone)]
+pub struct LogMel {
+    fft: Arc<dyn RealToComplex<f64>>,
+    window: Vec<f64>,
+    filters: Vec<Filter>,
+}
 
-/// [frames, 80], row by row.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Features {
-    /// T.
-    pub frames: usize,
-    /// [T, 80].
-    pub values: Vec<f32>,
+/// One triangle of H: its weights from the frequency `first` on.
+#[derive(Debug, Clone)]
+struct Filter {
+    first: usize,
+    weights: Vec<f64>,
 }
 
 impl LogMel {
-    /// Prepares.
+    /// Makes the plan.
     pub fn new() -> Self {
-        Self
+        let hann = |n| 0.5 - 0.5 * (2.0 * PI * f64::from(n) / WINDOW as f64).cos();
+        Self {
+            fft: RealFftPlanner::new().plan_fft_forward(FFT),
+            window: (0..WINDOW as u32).map(|n| hann(n)).collect(),
+            filters: filters(),
+        }
     }
 
-    /// Of so many samples.
+    /// How many frames so many samples give: 1 + ⌊n / 160⌋, and none without a sample.
     pub fn frames(samples: usize) -> usize {
-        1 + samples / 160
+        if samples == 0 { 0 } else { 1 + samples / HOP }
     }
 
-    /// [T, 80].
+    /// y of the module's equation, \[frames, 80\], not normalised. `samples` are at 16 kHz and
+    /// finite.
+    ///
+    /// A clip that is shorter than its reflection (200 samples; `torch.stft` refuses less than
+    /// 257) is reflected again and again.
     pub fn compute(&self, samples: &[f32]) -> Features {
         let frames = Self::frames(samples.len());
-        let value = |n: usize| {
-            let (frame, bin) = (n / 80, n % 80);
-            let x = |i: usize| samples[(frame * 160 + 2 * bin + i).min(samples.len() - 1)];
-            (x(0) * x(0) + x(1) * x(1) + 6e-8).ln()
-        };
-        Features { frames, values: (0..frames * 80).map(value).collect() }
+        let mut values = Vec::with_capacity(frames * BINS);
+        let mut input = self.fft.make_input_vec();
+        let mut spectrum = self.fft.make_output_vec();
+        let mut scratch = self.fft.make_scratch_vec();
+        let mut power = vec![0.0; spectrum.len()];
+        for frame in 0..frames {
+            self.cut(samples, frame, &mut input);
+            self.fft
+                .process_with_scratch(&mut input, &mut spectrum, &mut scratch)
+                .expect("the buffers are those that the plan made");
+            for (power, x) in power.iter_mut().zip(&spectrum) {
+                *power = x.re * x.re + x.im * x.im;
+            }
+            let log = |filter: &Filter| (filter.sum(&power) + FLOOR).ln() as f32;
+            values.extend(self.filters.iter().map(log));
+        }
+        Features { frames, values }
+    }
+
+    /// The windowed samples of a frame, and zeros.
+    fn cut(&self, samples: &[f32], frame: usize, input: &mut [f64]) {
+        let (windowed, zeros) = input.split_at_mut(WINDOW);
+        zeros.fill(0.0);
+        let begin = (frame * HOP) as isize - (WINDOW / 2) as isize;
+        let inside = usize::try_from(begin).ok().and_then(|at| samples.get(at..at + WINDOW));
+        if let Some(samples) = inside {
+            for (x, &sample) in windowed.iter_mut().zip(samples) {
+                *x = f64::from(sample);
+            }
+        } else {
+            for (n, x) in windowed.iter_mut().enumerate() {
+                *x = f64::from(samples[reflect(begin + n as isize, samples.len())]);
+            }
+        }
+        for (x, w) in windowed.iter_mut().zip(&self.window) {
+            *x *= w;
+        }
     }
 }
 
+impl Default for LogMel {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for LogMel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogMel").finish_non_exhaustive()
+    }
+}
+
+impl Filter {
+    fn sum(&self, power: &[f64]) -> f64 {
+        self.weights.iter().zip(&power[self.first..]).map(|(w, p)| w * p).sum()
+    }
+}
+
+/// The index of a sample that stands for `at` when 0 … n − 1 is reflected at both its ends:
+/// … 2 1 0 1 2 … n−2 n−1 n−2 …
+fn reflect(at: isize, n: usize) -> usize {
+    let last = n as isize - 1;
+    if last == 0 {
+        return 0;
+    }
+    let at = at.rem_euclid(2 * last);
+    at.min(2 * last - at) as usize
+}
+
+/// H: between the edges e_b, e_{b+1}, e_{b+2} (82 of them, evenly spaced in mel) a triangle of
+/// height 2/(e_{b+2} − e_b).
+fn filters() -> Vec<Filter> {
+    let nyquist = f64::from(RATE) / 2.0;
+    let step = mel(nyquist) / (BINS + 1) as f64;
+    let edges: Vec<f64> = (0..BINS + 2).map(|edge| hertz(edge as f64 * step)).collect();
+    let frequencies = FFT / 2 + 1;
+    let frequency = |k: usize| k as f64 * nyquist / (frequencies - 1) as f64;
+    let triangle = |edge: &[f64]| {
+        let &[low, middle, high] = edge else { unreachable!("windows of three edges") };
+        let weight = |k: usize| {
+            let (up, down) = (frequency(k) - low, high - frequency(k));
+            let height = (up / (middle - low)).min(down / (high - middle)).max(0.0);
+            height * 2.0 / (high - low)
+        };
+        let inside: Vec<usize> = (0..frequencies).filter(|&k| weight(k) > 0.0).collect();
+        let first = inside.first().copied().unwrap_or(0);
+        Filter { first, weights: inside.into_iter().map(weight).collect() }
+    };
+    edges.windows(3).map(triangle).collect()
+}
+
+/// Slaney's mel scale: 200/3 Hz a mel up to 1,000 Hz, then 27 mels for each factor of 6.4.
+fn mel(hertz: f64) -> f64 {
+    if hertz < 1000.0 {
+        hertz * 3.0 / 200.0
+    } else {
+        15.0 + 27.0 * (hertz / 1000.0).ln() / 6.4f64.ln()
+    }
+}
+
+/// The inverse of [`mel`].
+fn hertz(mel: f64) -> f64 {
+    if mel < 15.0 { mel * 200.0 / 3.0 } else { 1000.0 * 6.4f64.powf((mel - 15.0) / 27.0) }
+}
+
+/// Features of one utterance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Features {
+    /// The frames, 10 ms apart.
+    pub frames: usize,
+    /// \[frames, [`BINS`]\], row-major.
+    pub values: Vec<f32>,
+}
+
 impl Features {
-    /// Mean 0 and deviation 1 in each bin.
+    /// Gives every bin mean 0 and (nearly) standard deviation 1 over the utterance:
+    ///
+    /// ```text
+    /// y' = (y − m)/(s + 10⁻⁵),    m = Σ y/n,    s² = Σ (y − m)²/(n − 1)
+    /// ```
+    ///
+    /// s is 0 where there is one frame. A bin that is constant, of silence or above what the
+    /// recording has, becomes 0 everywhere.
     pub fn normalise(&mut self) {
-        for bin in 0..80 {
-            let column = || self.values.iter().skip(bin).step_by(80);
-            let mean = column().sum::<f32>() / self.frames as f32;
-            let spread = column().map(|x| (x - mean).powi(2)).sum::<f32>();
-            let std = (spread / (self.frames.max(2) - 1) as f32).sqrt() + 1e-5;
-            self.values.iter_mut().skip(bin).step_by(80).for_each(|x| *x = (*x - mean) / std);
+        if self.frames == 0 {
+            return;
+        }
+        let n = self.frames as f64;
+        for bin in 0..BINS {
+            let column = || self.values[bin..].iter().step_by(BINS).map(|&y| f64::from(y));
+            let mean = column().sum::<f64>() / n;
+            let squares: f64 = column().map(|y| (y - mean) * (y - mean)).sum();
+            let deviation = (squares / (n - 1.0).max(1.0)).sqrt();
+            for y in self.values[bin..].iter_mut().step_by(BINS) {
+                *y = ((f64::from(*y) - mean) / (deviation + DEVIATION_FLOOR)) as f32;
+            }
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ConfigError;
+
 /// The dimensions and choices of a [`Palm`](super::Palm) decoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -51,16 +53,6 @@ pub enum Init {
     FanIn,
     /// Every matrix N(0, 0.02), embeddings included: the GPT-2 convention.
     Normal002,
-}
-
-/// The field of a [`PalmConfig`] that is impossible, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {message}")]
-pub struct ConfigError {
-    /// The field.
-    pub field: &'static str,
-    /// What is wrong with it.
-    pub message: String,
 }
 
 impl Default for PalmConfig {

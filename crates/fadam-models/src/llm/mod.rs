@@ -6,6 +6,6 @@ mod decoder;
 mod generate;
 
 pub use cache::Cache;
-pub use config::{Compute, ConfigError, Init, PalmConfig};
+pub use config::{Compute, Init, PalmConfig};
 pub use decoder::{Palm, Tokens};
 pub use generate::{continuation, generate};

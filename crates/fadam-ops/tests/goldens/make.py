@@ -49,6 +49,22 @@ def attention(qkv, heads, kv_heads, base=10000.0):
     return a.transpose(1, 2).reshape(B, T, heads * d)
 
 
+def alone(f, x, lengths):
+    """`f` of the real frames of each utterance, channels in the second place as PyTorch has them, and zeros behind."""
+    parts = [f(x[i : i + 1, :n].movedim(-1, 1)).movedim(1, -1) for i, n in enumerate(lengths) if n]
+    frames = max(part.shape[1] for part in parts)
+    return torch.cat([F.pad(part, [0, 0] * (x.dim() - 2) + [0, frames - part.shape[1]]) for part in parts])
+
+
+def batch_norm(x, w, b, lengths, moments):
+    """F.batch_norm of the real frames of all utterances, one after another, and zeros behind."""
+    real = torch.cat([x[i, :n] for i, n in enumerate(lengths)])
+    mean, variance = torch.zeros_like(w), torch.zeros_like(w)
+    y = F.batch_norm(real, mean, variance, w, b, training=True, momentum=1.0, eps=1e-5)
+    moments.update(mean=mean.detach(), variance=variance.detach() * (len(real) - 1) / len(real))
+    return torch.stack([F.pad(y, [0, 0, 0, x.shape[1] - len(y)]) for y in y.split(lengths)])
+
+
 r = torch.randn
 write("layer_norm", lambda x, w, b: F.layer_norm(x, x.shape[-1:], w, b, 1e-5), dict(x=r(3, 2, 10), w=r(10), b=r(10)))
 write("rms_norm", lambda x, w: F.rms_norm(x, x.shape[-1:], w, 1e-6), dict(x=r(3, 2, 10), w=r(10)))
@@ -61,3 +77,66 @@ targets = torch.randint(7, (3, 4))
 targets[0, 1] = targets[2, 3] = 1000
 loss = lambda x: F.cross_entropy(x.flatten(0, 1), targets.flatten(), ignore_index=1000, label_smoothing=0.1)
 write("cross_entropy", loss, dict(x=2 * r(3, 4, 7)), dict(targets=targets))
+
+# Padded batches; the frames beyond hold numbers too.
+write("glu", lambda x: F.glu(x, -1), dict(x=2 * r(3, 2, 10)))
+lengths = [11, 6, 1]
+known = dict(lengths=torch.tensor(lengths))
+f = lambda x, w: alone(lambda x: F.conv1d(x, w[:, None], padding=2, groups=4), x, lengths)
+write("depthwise_conv1d", f, dict(x=r(3, 11, 4), w=r(4, 5)), known)
+moments = dict(known)
+f = lambda x, w, b: batch_norm(x, w, b, lengths, moments)
+write("batch_norm", f, dict(x=r(3, 11, 4) + 1, w=r(4), b=r(4)), moments)
+mean, variance = r(4), r(4) ** 2
+f = lambda x, w, b: F.batch_norm(x.movedim(-1, 1), mean, variance, w, b, eps=1e-5).movedim(1, -1)
+write("batch_norm_with", f, dict(x=r(3, 11, 4), w=r(4), b=r(4)), dict(mean=mean, variance=variance))
+f = lambda x, w, b: alone(lambda x: F.conv2d(x, w.movedim(-1, 1), b, (2, 2), (1, 1)), x, lengths)
+write("conv2d", f, dict(x=r(3, 11, 8, 3), w=r(4, 3, 3, 3), b=r(4)), known)
+f = lambda x, w, b: alone(lambda x: F.conv2d(x, w.movedim(-1, 1), b, (1, 2), (2, 0)).relu(), x, lengths)
+write("conv2d-relu", f, dict(x=r(3, 11, 9, 2), w=r(5, 4, 3, 2), b=r(5)), known)
+f = lambda x, w, b: alone(lambda x: F.group_norm(x, 3, w, b, 1e-5), x, lengths)
+write("group_norm", f, dict(x=r(3, 11, 6) + 1, w=r(6), b=r(6)), known)
+
+def self_attention(qkv, lengths, heads):
+    """Bidirectional, from queries of all heads, then keys, then values; what lies beyond a length gives 0."""
+    B, T, width = qkv.shape
+    d = width // (3 * heads)
+    q, k, v = (x.view(B, T, heads, d).transpose(1, 2) for x in qkv.chunk(3, -1))
+    inside = torch.arange(T) < lengths[:, None]
+    a = F.scaled_dot_product_attention(q, k, v, attn_mask=inside[:, None, None, :])
+    return a.transpose(1, 2).reshape(B, T, heads * d) * inside[:, :, None]
+
+
+def relative_attention(qkv, r, uv, lengths, heads):
+    """The same with Transformer-XL's positions, pair by pair: row T - 1 - (i - j) of r belongs to query i and key j."""
+    B, T, width = qkv.shape
+    d = width // (3 * heads)
+    q, k, v = (x.view(B, T, heads, d) for x in qkv.chunk(3, -1))
+    i = torch.arange(T)
+    pairs = r[T - 1 - (i[:, None] - i[None, :])].view(T, T, heads, d)
+    score = torch.einsum("bihd,bjhd->bhij", q + uv[0], k) + torch.einsum("bihd,ijhd->bhij", q + uv[1], pairs)
+    inside = i < lengths[:, None]
+    p = (score / d**0.5).masked_fill(~inside[:, None, None, :], -torch.inf).softmax(-1)
+    return torch.einsum("bhij,bjhd->bihd", p, v).reshape(B, T, heads * d) * inside[:, :, None]
+
+
+lengths = torch.tensor([5, 11, 8])
+qkv = r(3, 11, 3 * 3 * 4)
+write("self_attention", lambda qkv: self_attention(qkv, lengths, 3), dict(qkv=qkv), dict(lengths=lengths))
+f = lambda qkv, r, uv: relative_attention(qkv, r, uv, lengths, 3)
+write("self_attention-relative", f, dict(qkv=qkv, r=r(21, 12), uv=r(2, 3, 4)), dict(lengths=lengths))
+
+lstm = torch.nn.LSTM(5, 6, batch_first=True)
+arguments = dict(x=r(2, 7, 5), w_ih=r(24, 5), w_hh=r(24, 6), b=r(24))
+
+
+def run(x, w_ih, w_hh, b, state=None):
+    """Output and last state of nn.LSTM, with its second bias at 0."""
+    weights = dict(weight_ih_l0=w_ih, weight_hh_l0=w_hh, bias_ih_l0=b, bias_hh_l0=torch.zeros_like(b))
+    return torch.func.functional_call(lstm, weights, (x,) if state is None else (x, state))
+
+
+for name, state in [("lstm", None), ("lstm-state", (r(1, 2, 6), r(1, 2, 6)))]:
+    last = {k: v[0].detach() for k, v in zip(("h_n", "c_n"), run(**arguments, state=state)[1])}
+    first = {} if state is None else {k: v[0] for k, v in zip(("h0", "c0"), state)}
+    write(name, lambda **x: run(**x, state=state)[0], arguments, {**first, **last})

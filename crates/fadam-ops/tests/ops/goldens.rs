@@ -5,7 +5,9 @@
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Result, Tensor};
-use fadam_ops::{Activation, Attention, CrossEntropy, Rope};
+use fadam_ops::{
+    Activation, Attention, Conv2d, CrossEntropy, LstmState, RelativePositions, Rope, SelfAttention,
+};
 
 use crate::check::{functional, of_all, relative, vars};
 
@@ -53,12 +55,85 @@ fn silu_in_swiglu() {
 }
 
 #[test]
+fn padded_batches() {
+    let lengths = |golden: &Golden| -> Result<Vec<usize>> {
+        Ok(golden["lengths"].to_vec1::<i64>()?.into_iter().map(|n| n as usize).collect())
+    };
+    compare("depthwise_conv1d", &["x", "w"], |x, golden| {
+        fadam_ops::depthwise_conv1d(&x[0], &x[1], &lengths(golden)?)
+    });
+    compare("batch_norm", &["x", "w", "b"], |x, golden| {
+        let (y, moments) = fadam_ops::batch_norm(&x[0], &x[1], &x[2], &lengths(golden)?, 1e-5)?;
+        for (name, ours) in [("mean", moments.mean), ("variance", moments.variance)] {
+            let off = relative(&ours, &golden[name]);
+            assert!(off < 1e-10, "batch_norm: the {name} is off by {off:e}");
+        }
+        Ok(y)
+    });
+    compare("batch_norm_with", &["x", "w", "b"], |x, golden| {
+        let (mean, variance) = (&golden["mean"], &golden["variance"]);
+        fadam_ops::batch_norm_with(&x[0], &x[1], &x[2], mean, variance, 1e-5)
+    });
+    compare("group_norm", &["x", "w", "b"], |x, golden| {
+        fadam_ops::group_norm(&x[0], &x[1], &x[2], 3, &lengths(golden)?, 1e-5)
+    });
+    let convs = [
+        ("conv2d", Conv2d { stride: (2, 2), padding: (1, 1), relu: false }),
+        ("conv2d-relu", Conv2d { stride: (1, 2), padding: (2, 0), relu: true }),
+    ];
+    for (file, conv) in convs {
+        compare(file, &["x", "w", "b"], |x, golden| {
+            fadam_ops::conv2d(&x[0], &x[1], &x[2], &lengths(golden)?, &conv)
+        });
+    }
+}
+
+#[test]
+fn gated_linear_units() {
+    compare("glu", &["x"], |x, _| fadam_ops::glu(&x[0]));
+}
+
+#[test]
 fn attention_with_rotary_positions() {
     let rope = Rope::new(11, 4, 10_000.0, DType::F64, &Device::Cpu).unwrap();
     for (heads, kv_heads) in [(2, 2), (4, 2), (3, 1)] {
         let attention = Attention { heads, kv_heads, rope: Some(rope.clone()) };
         compare(&format!("attention-{heads}-{kv_heads}"), &["qkv"], |x, _| {
             fadam_ops::causal_attention(&x[0], &attention)
+        });
+    }
+}
+
+#[test]
+fn attention_of_encoders() {
+    for file in ["self_attention", "self_attention-relative"] {
+        let arguments: &[&str] = match file {
+            "self_attention" => &["qkv"],
+            _ => &["qkv", "r", "uv"],
+        };
+        compare(file, arguments, |x, golden| {
+            let lengths = golden["lengths"].to_vec1::<i64>()?;
+            let lengths: Vec<usize> = lengths.into_iter().map(|l| l as usize).collect();
+            let positions = x.get(1).map(|r| RelativePositions { r, uv: &x[2] });
+            let attention = SelfAttention { heads: 3, lengths: &lengths, positions };
+            fadam_ops::self_attention(&x[0], &attention)
+        });
+    }
+}
+
+#[test]
+fn recurrence() {
+    for file in ["lstm", "lstm-state"] {
+        compare(file, &["x", "w_ih", "w_hh", "b"], |x, golden| {
+            let state =
+                golden.get("h0").map(|h| LstmState { h: h.clone(), c: golden["c0"].clone() });
+            let x_gates = fadam_ops::linear(&x[0], &x[1], Some(&x[3]))?;
+            let (y, last) = fadam_ops::lstm(&x_gates, &x[2], state.as_ref())?;
+            for (what, last) in [("h_n", &last.h), ("c_n", &last.c)] {
+                let off = relative(last, &golden[what]);
+                assert!(off < 1e-10, "{file}: {what} is off by {off:e}");
+            }
+            Ok(y)
         });
     }
 }

@@ -1,21 +1,24 @@
 //! What holds for every op: the same bits again and on any number of threads, any layout, and gradients for those alone that ask.
 
 use candle_core::{DType, Device, Tensor, Var};
-use fadam_ops::{Activation, CrossEntropy};
+use fadam_ops::{Activation, CrossEntropy, Joint, Transducer};
 
 use crate::causal_attention::Shape;
 use crate::check::{
     Case, Draw, assert_same, cast, functional, numbers, of_all, relative, value_and_gradients, vars,
 };
 use crate::{
-    bias_activation, causal_attention, cross_entropy, dropout, embedding, layer_norm, linear,
-    rms_norm, rope, softmax, swiglu,
+    batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
+    dropout, embedding, glu, group_norm, joint_rnnt_loss, layer_norm, linear, lstm, rms_norm,
+    rnnt_loss, rope, self_attention, softmax, swiglu,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
 fn all() -> Vec<Case> {
     let x = &[3, 100, 132];
     let options = cross_entropy::options();
+    let recurrence = |b, state| lstm::case(56, lstm::Shape { b, t: 5, units: 70, state });
+    let transducer = Transducer { blank: 3, fast_emit: 0.1, clamp: Some(0.3) };
     let attention = |b, heads, kv_heads, d, rope| {
         causal_attention::case(45, Shape { b, t: 130, heads, kv_heads, d, rope })
     };
@@ -37,7 +40,24 @@ fn all() -> Vec<Case> {
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
         embedding::case(46, &[3, 200], 50, 132),
         dropout::case(47, x, 0.2),
+        glu::case(48, x),
+        depthwise_conv1d::case(49, (150, 33), 31, &[150, 3, 100]),
+        batch_norm::case(50, (150, 33), &[150, 3, 100], 1e-3),
+        batch_norm::with_case(51, (3, 150, 33)),
+        group_norm::case(53, (150, 33), 3, &[150, 3, 100], 1e-3),
+        conv2d::case(52, conv2d::Sizes([150, 23, 4], [6, 3, 3]), &[150, 3, 100], conv2d::HALVING),
+        rnnt_loss::case(56, [3, 40, 13, 67], transducer, true),
+        joint_rnnt_loss::case(57, [3, 90, 13, 67], 24, Activation::Tanh, transducer),
+        recurrence(3, false),
+        recurrence(40, true),
+        bidirectional(&[70, 33, 100], false),
+        bidirectional(&[70, 33, 100], true),
     ]
+}
+
+fn bidirectional(lengths: &[usize], relative: bool) -> Case {
+    let shape = self_attention::Shape { lengths, t: 100, heads: 3, d: 12, relative };
+    self_attention::case(57, shape)
 }
 
 fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
@@ -52,7 +72,7 @@ fn the_same_bits_again_and_on_any_number_of_threads() {
             let x = cast(&case.arguments, dtype);
             let run = |threads| on_threads(threads, || value_and_gradients(&case.op, &x, &g));
             let first = run(1);
-            for threads in [1, 2, 3, 4] {
+            for threads in [1, 2, 3, 4, 5] {
                 for (i, (a, b)) in run(threads).iter().zip(&first).enumerate() {
                     assert_same(&format!("{} {dtype:?} {i}, {threads} threads", case.name), a, b);
                 }
@@ -79,6 +99,10 @@ fn matrix_products_are_the_same_bits_on_any_number_of_threads() {
         let shape = Shape { b, t: 200, heads, kv_heads, d: 32, rope: true };
         cases.push(causal_attention::case(49, shape));
     }
+    for b in [1, 8] {
+        cases.push(lstm::case(58, lstm::Shape { b, t: 6, units: 320, state: false }));
+    }
+    cases.push(bidirectional(&[100], true));
     cases.push(cross_entropy::linear_case(50, &[400, 64], 3000, CrossEntropy::default()));
     for case in cases {
         let g = case.g(51);
@@ -254,6 +278,31 @@ fn empty_batches() {
         (vec![draw(&[5, 6])], embedding::case(1, &[0], 5, 6).op),
         (vec![draw(&[0, 3, 12])], attention_of(3)),
         (vec![draw(&[2, 0, 12])], attention_of(1)),
+        (vec![draw(&[0, 3, 12]), draw(&[12, 3])], lstm_of(0)),
+        (vec![draw(&[2, 0, 12]), draw(&[12, 3])], lstm_of(2)),
+        (vec![draw(&[0, 3, 12])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12])], bidirectional_of(&[0, 0])),
+        (vec![draw(&[0, 3, 12]), draw(&[5, 4]), draw(&[2, 2, 2])], bidirectional_of(&[])),
+        (vec![draw(&[2, 0, 12]), draw(&[0, 4]), draw(&[2, 2, 2])], bidirectional_of(&[0, 0])),
+        (vec![draw(&none)], glu::case(1, &[1, 6]).op),
+        (vec![draw(&[0, 3, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![])),
+        (vec![draw(&[2, 0, 4]), draw(&[4, 3])], depthwise_conv1d::op(vec![0, 0])),
+        (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], batch_norm::with_case(1, (1, 1, 4)).op),
+        (vec![draw(&[0, 3, 4]), draw(&[4]), draw(&[4])], group_norm::op(2, vec![], 0.1)),
+        (vec![draw(&[2, 0, 4]), draw(&[4]), draw(&[4])], group_norm::op(2, vec![0, 0], 0.1)),
+        (
+            vec![draw(&[0, 3, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
+            conv2d::op(vec![], conv2d::HALVING),
+        ),
+        (
+            vec![draw(&[2, 0, 5, 2]), draw(&[4, 3, 3, 2]), draw(&[4])],
+            conv2d::op(vec![0, 0], conv2d::HALVING),
+        ),
+        (vec![draw(&[0, 2, 3, 4])], no_utterances()),
+        (
+            vec![draw(&[0, 2, 6]), draw(&[0, 3, 6]), draw(&[4, 6]), draw(&[4])],
+            no_joint_utterances(),
+        ),
     ];
     for (i, (arguments, op)) in cases.iter().enumerate() {
         for dtype in [DType::F32, DType::F64, DType::BF16] {
@@ -285,6 +334,26 @@ fn attention_of(t: usize) -> crate::check::Op {
     causal_attention::case(1, Shape { b: 1, t, heads: 2, kv_heads: 2, d: 2, rope: true }).op
 }
 
+fn lstm_of(b: usize) -> crate::check::Op {
+    lstm::case(1, lstm::Shape { b, t: 1, units: 3, state: b > 0 }).op
+}
+
+fn bidirectional_of(lengths: &[usize]) -> crate::check::Op {
+    let shape = self_attention::Shape { lengths, t: 0, heads: 2, d: 2, relative: false };
+    self_attention::case(1, shape).op
+}
+
+fn no_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| fadam_ops::rnnt_loss(&x[0], &[], &[], &Transducer::default()))
+}
+
+fn no_joint_utterances() -> crate::check::Op {
+    Box::new(|x: &[Tensor]| {
+        let joint = Joint::new(&x[2], &x[3], Activation::Tanh);
+        fadam_ops::joint_rnnt_loss(&x[0], &x[1], &joint, &[], &[], &Transducer::default())
+    })
+}
+
 /// No columns: an empty value too, or an error, never a panic.
 #[test]
 fn empty_rows() {
@@ -295,6 +364,10 @@ fn empty_rows() {
         fadam_ops::rms_norm(&x, &w, 0.1),
         fadam_ops::layer_norm(&x, &w, &w, 0.1),
         fadam_ops::swiglu(&x),
+        fadam_ops::glu(&x),
+        fadam_ops::depthwise_conv1d(&draw(&[2, 3, 0]), &draw(&[0, 3]), &[3, 1]),
+        fadam_ops::batch_norm(&draw(&[2, 3, 0]), &w, &w, &[3, 1], 0.1).map(|(y, _)| y),
+        fadam_ops::batch_norm_with(&draw(&[2, 3, 0]), &w, &w, &w, &w, 0.1),
         fadam_ops::bias_activation(&x, &w, Activation::Relu),
         fadam_ops::dropout(&x, 0.5, 1),
         fadam_ops::embedding(&ids, &draw(&[2, 0])),
