@@ -20,6 +20,7 @@ use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 
+use super::cache::stamp;
 use super::utterance::{Audio, Utterance};
 use crate::{Error, Result};
 
@@ -39,6 +40,8 @@ struct ParquetFile {
     place: String,
     /// The one path of the file.
     real: PathBuf,
+    /// What a cache knows it by.
+    stamp: String,
     reader: SerializedFileReader<ByPath>,
     columns: Columns,
 }
@@ -62,6 +65,11 @@ impl ParquetRow {
         let wrong = |reason: String| self.file.wrong(&format!("row {}: {reason}", self.number));
         let sound = self.file.sound(self.group, self.row).map_err(|e| wrong(e.to_string()))?;
         sound.ok_or_else(|| wrong("audio.bytes is null".to_owned()))
+    }
+
+    /// What a cache knows it by.
+    pub(super) fn stamp(&self) -> String {
+        format!("row {} of {}", self.number, self.file.stamp)
     }
 
     /// The one name of this row, whatever place its table was asked for by.
@@ -111,13 +119,15 @@ pub(super) fn read(path: &Path, place: &str) -> Result<Vec<Utterance>> {
 impl ParquetFile {
     fn open(path: &Path, place: &str) -> Result<Self> {
         let refused = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
-        let len = std::fs::metadata(path).map_err(refused)?.len();
+        let about = std::fs::metadata(path).map_err(refused)?;
+        let len = about.len();
         let wrong = |reason: String| Error::SpeechTable { place: place.to_owned(), reason };
         let whole = ByPath { path: path.to_path_buf(), len };
         let reader = SerializedFileReader::new(whole).map_err(|e| wrong(e.to_string()))?;
         let columns = Columns::find(&reader).map_err(wrong)?;
         let real = std::fs::canonicalize(path).map_err(refused)?;
-        Ok(Self { place: place.to_owned(), real, reader, columns })
+        let stamp = stamp(&real.display().to_string(), &about);
+        Ok(Self { place: place.to_owned(), real, stamp, reader, columns })
     }
 
     fn wrong(&self, reason: &str) -> Error {

@@ -60,6 +60,8 @@ struct Shared {
 struct Met {
     skipped: u64,
     told: HashSet<usize>,
+    /// What was wrong with the last of them.
+    last: String,
     notes: Vec<String>,
 }
 
@@ -130,7 +132,7 @@ impl Maker {
                     empty += 1;
                     continue;
                 }
-                None => Err(self.nothing_left(&clips)),
+                None => Err(self.nothing_left()),
             };
             let failed = item.is_err();
             if to.send(item).is_err() || failed {
@@ -189,6 +191,7 @@ impl Maker {
     fn skip(&self, clip: usize, error: &Error) {
         let mut met = self.shared.met.lock().unwrap_or_else(PoisonError::into_inner);
         met.skipped += 1;
+        met.last = error.to_string();
         if met.told.insert(clip) {
             let id = &self.set.clips()[clip].utterance.id;
             met.notes.push(format!("utterance {id} is left out: {error}"));
@@ -196,10 +199,8 @@ impl Maker {
     }
 
     /// Why there will be no batch.
-    fn nothing_left(&self, clips: &[Planned]) -> Error {
+    fn nothing_left(&self) -> Error {
         let met = self.shared.met.lock().unwrap_or_else(PoisonError::into_inner);
-        let clip = clips.first().map_or(0, |planned| planned.clip);
-        let reason = self.set.samples(clip).err().map_or_else(String::new, |e| e.to_string());
-        Error::SpeechGone { clips: met.told.len(), reason }
+        Error::SpeechGone { clips: met.told.len(), reason: met.last.clone() }
     }
 }

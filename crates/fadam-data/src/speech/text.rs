@@ -13,8 +13,8 @@ pub enum Normalisation {
     /// In this order:
     ///
     /// 1. Unicode NFC: a letter and its accents have one spelling.
-    /// 2. Lower case, as Unicode defines it for every script: "ΣΟΦΟΣ" is "σοφος", "STRASSE" stays
-    ///    "strasse".
+    /// 2. Lower case, as Unicode defines it for every script, at the end of a Greek word too ("ΣΟΦΟΣ" is
+    ///    "σοφος").
     /// 3. Typographic apostrophes (’ ‘ ʼ ′ ` ´ and the full-width one) are `'`.
     /// 4. Characters that show nothing (soft hyphens, joiners, directions, variants of a glyph) are
     ///    left out: what stands on their two sides is one word.

@@ -5,6 +5,8 @@
 mod server;
 
 mod batches;
+mod cache;
+mod embedded;
 mod eval;
 mod places;
 mod set;
@@ -38,6 +40,20 @@ fn wav(rate: u32, channels: u16, samples: &[i16]) -> Vec<u8> {
     bytes.extend(data.to_le_bytes());
     bytes.extend(samples.iter().flat_map(|sample| sample.to_le_bytes()));
     bytes
+}
+
+/// A FLAC file of one channel.
+fn flac(rate: u32, samples: &[i16]) -> Vec<u8> {
+    use flacenc::component::BitRepr;
+    use flacenc::error::Verify;
+    let samples: Vec<i32> = samples.iter().map(|&x| i32::from(x)).collect();
+    let config = flacenc::config::Encoder::default().into_verified().unwrap();
+    let source = flacenc::source::MemSource::from_samples(&samples, 1, 16, rate as usize);
+    let mut stream = flacenc::encode_with_fixed_block_size(&config, source, 4096).unwrap();
+    stream.stream_info_mut().set_block_sizes(4096, 4096).unwrap();
+    let mut sink = flacenc::bitsink::ByteSink::new();
+    stream.write(&mut sink).unwrap();
+    sink.into_inner()
 }
 
 /// Noise that no other `seed` has.
