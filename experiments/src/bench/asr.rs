@@ -18,7 +18,7 @@ use rand_distr::{Distribution, StandardNormal, Uniform};
 use serde::Serialize;
 
 use super::console::{Progress, print_line, warn_of_slow_build};
-use super::steps::Steps;
+use super::steps::Timed;
 
 /// The arguments of `bench asr`: dimensions, and how often.
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,7 @@ struct Row {
     bench: &'static str,
     audio_s_per_s: f64,
     #[serde(flatten)]
-    steps: Steps,
+    timed: Timed,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -99,10 +99,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     optimizer.check()?;
     progress.show("");
-    let steps = Steps::new(bench.vars.num_elements(), args.device, ms)?;
-    let audio_s_per_s = steps.per_second((args.batch * args.frames) as f64 * 0.01);
-    let row = Row { bench: "asr", audio_s_per_s, steps };
-    let line = || row.steps.line(&format!("{audio_s_per_s:.1} s of audio a second"));
+    let timed = Timed::new(bench.vars.num_elements(), args.device, ms)?;
+    let audio_s_per_s = timed.per_second((args.batch * args.frames) as f64 * 0.01);
+    let row = Row { bench: "asr", audio_s_per_s, timed };
+    let line = || row.timed.line(&format!("{audio_s_per_s:.1} s of audio a second"));
     Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { line() })?)
 }
 

@@ -10,7 +10,7 @@ use super::times::Times;
 
 /// Times of training steps, and on what they were taken.
 #[derive(Debug, Serialize)]
-pub(crate) struct Steps {
+pub(crate) struct Timed {
     params: usize,
     device: String,
     threads: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Steps {
     peak_rss_mb: Option<u64>,
 }
 
-impl Steps {
+impl Timed {
     /// Of steps that took so many milliseconds each.
     pub(crate) fn new(params: usize, device: DeviceChoice, ms: Vec<f64>) -> anyhow::Result<Self> {
         let steps = ms.len();

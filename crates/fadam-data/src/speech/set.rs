@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::LogMel;
 use super::cache::Cache;
-use super::look::{Looked, look};
+use super::look::{Kept, Looked, look};
 use super::report::SpeechReport;
 use super::sound::RATE;
 use super::store::Store;
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 pub struct SetSpec {
     /// The shortest sound, in seconds; 0.1 unless given, at least 0.05.
     pub min_secs: f64,
-    /// The longest sound, in seconds; 16.7 unless given, which is what NeMo's recipes take.
+    /// The longest sound, in seconds; 16.7 unless given, which is what `NeMo`'s recipes take.
     pub max_secs: f64,
     /// What is done to transcripts.
     pub normalisation: Normalisation,
@@ -123,10 +123,10 @@ impl SpeechSet {
     /// Decodes every sound once, in parallel, and keeps what passes; the order stays. `progress` is
     /// told (how many are done, of how many).
     ///
-    /// What is left out is counted with its [`Reason`](super::Reason) in the [report](SpeechSet::report): a file that
-    /// is missing, or no sound; a transcript of no usable symbol; sounds that are too short, too long
-    /// or silent; more labels than the network can write in so many frames. A stereo sound is mixed
-    /// down, another rate is resampled.
+    /// What is left out is counted with its [`Reason`](super::Reason) in the
+    /// [report](SpeechSet::report): a file that is missing, or no sound; a transcript of no usable
+    /// symbol; sounds that are too short, too long or silent; more labels than the network can write in
+    /// so many frames. A stereo sound is mixed down, another rate is resampled.
     ///
     /// ```
     /// use fadam_data::speech::{Normalisation, SetSpec, SpeechSet, SpeechSource, Units, transcripts};
@@ -204,11 +204,12 @@ impl SpeechSet {
                 let heard = match looked {
                     Looked::Kept(kept) => {
                         report.keep(&kept);
-                        if let Some(samples) = &kept.samples {
-                            store.offer(clips.len(), samples);
+                        let Kept { clip, samples, heard, stamp, .. } = *kept;
+                        if let Some(samples) = samples {
+                            store.offer(clips.len(), &samples);
                         }
-                        clips.push(kept.clip);
-                        kept.stamp.map(|stamp| (stamp, kept.heard))
+                        clips.push(clip);
+                        stamp.map(|stamp| (stamp, heard))
                     }
                     Looked::LeftOut { reason, what, heard } => {
                         report.leave_out(reason, what);
@@ -264,7 +265,9 @@ impl SpeechSet {
             crc.update(&[0]);
             crc.update(&(*samples as u64).to_le_bytes());
             crc.update(&(targets.len() as u64).to_le_bytes());
-            targets.iter().for_each(|target| crc.update(&target.to_le_bytes()));
+            for target in targets {
+                crc.update(&target.to_le_bytes());
+            }
         }
         crc.sum()
     }

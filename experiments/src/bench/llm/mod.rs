@@ -21,7 +21,7 @@ use rand_distr::{Distribution, Uniform};
 use serde::Serialize;
 
 use super::console::{Progress, print_line, warn_of_slow_build};
-use super::steps::Steps;
+use super::steps::Timed;
 
 /// The arguments of `bench llm`: dimensions, and how often.
 #[derive(Debug, clap::Args)]
@@ -81,7 +81,7 @@ struct Row {
     ops: &'static str,
     tokens_per_s: f64,
     #[serde(flatten)]
-    steps: Steps,
+    timed: Timed,
 }
 
 /// Steps that are not counted.
@@ -118,11 +118,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     optimizer.check()?;
     progress.show("");
-    let steps = Steps::new(bench.vars.num_elements(), args.device, ms)?;
+    let timed = Timed::new(bench.vars.num_elements(), args.device, ms)?;
     let ops = if args.composed { "composed" } else { "fused" };
-    let tokens_per_s = steps.per_second((args.batch * args.seq_len) as f64);
-    let row = Row { bench: "llm", ops, tokens_per_s, steps };
-    let line = || format!("{ops}, {}", row.steps.line(&format!("{tokens_per_s:.0} tokens/s")));
+    let tokens_per_s = timed.per_second((args.batch * args.seq_len) as f64);
+    let row = Row { bench: "llm", ops, tokens_per_s, timed };
+    let line = || format!("{ops}, {}", row.timed.line(&format!("{tokens_per_s:.0} tokens/s")));
     Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { line() })?)
 }
 
