@@ -243,7 +243,7 @@ impl SpeechBatches {
         feed.get_or_insert_with(|| {
             let samples = set.clips().iter().map(|clip| clip.samples).collect();
             let (spec, from) = (spec.clone(), *next);
-            let masks = spec.spec_augment.clone().map(|masks| (masks, spec.seed));
+            let masks = spec.spec_augment.map(|masks| (masks, spec.seed));
             // The plan is drawn on the thread: going to a late epoch takes a while.
             let jobs = move || jobs(Planner::new(samples, spec), from);
             Feed::start(set.clone(), masks, jobs)

@@ -23,6 +23,7 @@ const MAKER: &str = concat!("{\"speech_checks\":1,\"crate\":\"", env!("CARGO_PKG
 
 /// What decoding a sound has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Heard {
     /// At 16 kHz.
     pub(super) samples: usize,
@@ -35,8 +36,8 @@ pub(super) struct Heard {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Line {
+    /// Its [`stamp`].
     sound: String,
-    #[serde(flatten)]
     heard: Heard,
 }
 
@@ -80,6 +81,9 @@ impl Cache {
     }
 
     pub(super) fn insert(&mut self, stamp: String, heard: Heard) {
+        if self.path.is_none() {
+            return;
+        }
         self.new += usize::from(self.known.insert(stamp, heard) != Some(heard));
     }
 

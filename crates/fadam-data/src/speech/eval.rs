@@ -88,7 +88,8 @@ impl EvalBatches {
 
 /// Batches of an evaluation; see [`EvalBatches::batches`].
 ///
-/// A clip that cannot be read any more is left out, counted in the report, and named in the notes.
+/// A clip that cannot be read any more is left out, counted in the report, and named in the notes; where
+/// not one can be read, that is an error. Nothing comes after an error.
 #[derive(Debug)]
 pub struct EvalIter {
     feed: Feed,

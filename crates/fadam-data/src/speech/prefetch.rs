@@ -118,7 +118,7 @@ struct Sounded {
 impl Maker {
     /// Sends batches until nobody takes them, or they are at an end.
     fn make_all(&self, jobs: impl Iterator<Item = Job>, to: &SyncSender<Item>) {
-        let mut empty = 0;
+        let (mut empty, mut made) = (0, 0);
         for Job { epoch, next, clips, in_a_row } in jobs {
             if self.shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -126,6 +126,7 @@ impl Maker {
             let item = match self.make(epoch, &clips) {
                 Some(batch) => {
                     empty = 0;
+                    made += 1;
                     Ok(Some(Made { batch, epoch, next }))
                 }
                 None if empty < in_a_row => {
@@ -140,7 +141,7 @@ impl Maker {
             }
         }
         // Where nobody waits for the end any more, nobody need know.
-        let _ = to.send(Ok(None));
+        let _ = to.send(if empty > 0 && made == 0 { Err(self.nothing_left()) } else { Ok(None) });
     }
 
     /// The batch of those clips that can be read, if there are any.

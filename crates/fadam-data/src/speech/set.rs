@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::LogMel;
 use super::cache::Cache;
-use super::look::{Looked, look};
+use super::look::{Kept, Looked, look};
 use super::report::SpeechReport;
 use super::sound::RATE;
 use super::store::Store;
@@ -123,10 +123,10 @@ impl SpeechSet {
     /// Decodes every sound once, in parallel, and keeps what passes; the order stays. `progress` is
     /// told (how many are done, of how many).
     ///
-    /// What is left out is counted with its [`Reason`](super::Reason) in the [report](SpeechSet::report): a file that
-    /// is missing, or no sound; a transcript of no usable symbol; sounds that are too short, too long
-    /// or silent; more labels than the network can write in so many frames. A stereo sound is mixed
-    /// down, another rate is resampled.
+    /// What is left out is counted with its [`Reason`](super::Reason) in the
+    /// [report](SpeechSet::report): a file that is missing, or no sound; a transcript of no usable
+    /// symbol; sounds that are too short, too long or silent; more labels than the network can write in
+    /// so many frames. A stereo sound is mixed down, another rate is resampled.
     ///
     /// ```
     /// use fadam_data::speech::{Normalisation, SetSpec, SpeechSet, SpeechSource, Units, transcripts};
@@ -204,11 +204,12 @@ impl SpeechSet {
                 let heard = match looked {
                     Looked::Kept(kept) => {
                         report.keep(&kept);
-                        if let Some(samples) = &kept.samples {
-                            store.offer(clips.len(), samples);
+                        let Kept { clip, samples, heard, stamp, .. } = *kept;
+                        if let Some(samples) = samples {
+                            store.offer(clips.len(), &samples);
                         }
-                        clips.push(kept.clip);
-                        kept.stamp.map(|stamp| (stamp, kept.heard))
+                        clips.push(clip);
+                        stamp.map(|stamp| (stamp, heard))
                     }
                     Looked::LeftOut { reason, what, heard } => {
                         report.leave_out(reason, what);
