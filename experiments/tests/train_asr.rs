@@ -1,5 +1,10 @@
 //! The `train-asr` and `transcribe` binaries from outside: a run and what it leaves, resuming bit for bit, weights that come and
 //! go, labels of its own making, and every kind of bad input.
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "tables of a few lines, written as they read"
+)]
 
 mod common;
 

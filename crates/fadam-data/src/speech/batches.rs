@@ -68,8 +68,7 @@ impl SpeechSpec {
             masks.check()?;
         }
         match self.batch_secs {
-            // NaN is neither.
-            Some(secs) if !(secs >= needed) => {
+            Some(secs) if secs < needed || secs.is_nan() => {
                 let expected =
                     format!("at least {needed:.3}, which the longest clip takes at its slowest");
                 wrong("data.batch_secs", secs.to_string(), expected)

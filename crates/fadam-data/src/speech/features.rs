@@ -20,6 +20,7 @@ use std::f64::consts::PI;
 use std::fmt;
 use std::sync::Arc;
 
+use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
 use super::RATE;
@@ -68,7 +69,7 @@ impl LogMel {
         let hann = |n| 0.5 - 0.5 * (2.0 * PI * f64::from(n) / WINDOW as f64).cos();
         Self {
             fft: RealFftPlanner::new().plan_fft_forward(FFT),
-            window: (0..WINDOW as u32).map(|n| hann(n)).collect(),
+            window: (0..WINDOW as u32).map(hann).collect(),
             filters: filters(),
         }
     }
@@ -86,19 +87,11 @@ impl LogMel {
     pub fn compute(&self, samples: &[f32]) -> Features {
         let frames = Self::frames(samples.len());
         let mut values = Vec::with_capacity(frames * BINS);
-        let mut input = self.fft.make_input_vec();
-        let mut spectrum = self.fft.make_output_vec();
-        let mut scratch = self.fft.make_scratch_vec();
-        let mut power = vec![0.0; spectrum.len()];
+        let mut buffers = Buffers::of(&*self.fft);
         for frame in 0..frames {
-            self.cut(samples, frame, &mut input);
-            self.fft
-                .process_with_scratch(&mut input, &mut spectrum, &mut scratch)
-                .expect("the buffers are those that the plan made");
-            for (power, x) in power.iter_mut().zip(&spectrum) {
-                *power = x.re * x.re + x.im * x.im;
-            }
-            let log = |filter: &Filter| (filter.sum(&power) + FLOOR).ln() as f32;
+            self.cut(samples, frame, &mut buffers.input);
+            let power = buffers.transform(&*self.fft);
+            let log = |filter: &Filter| (filter.sum(power) + FLOOR).ln() as f32;
             values.extend(self.filters.iter().map(log));
         }
         Features { frames, values }
@@ -108,15 +101,16 @@ impl LogMel {
     fn cut(&self, samples: &[f32], frame: usize, input: &mut [f64]) {
         let (windowed, zeros) = input.split_at_mut(WINDOW);
         zeros.fill(0.0);
-        let begin = (frame * HOP) as isize - (WINDOW / 2) as isize;
-        let inside = usize::try_from(begin).ok().and_then(|at| samples.get(at..at + WINDOW));
+        let inside = (frame * HOP)
+            .checked_sub(WINDOW / 2)
+            .and_then(|begin| samples.get(begin..begin + WINDOW));
         if let Some(samples) = inside {
             for (x, &sample) in windowed.iter_mut().zip(samples) {
                 *x = f64::from(sample);
             }
         } else {
             for (n, x) in windowed.iter_mut().enumerate() {
-                *x = f64::from(samples[reflect(begin + n as isize, samples.len())]);
+                *x = f64::from(samples[reflect(frame * HOP + n, WINDOW / 2, samples.len())]);
             }
         }
         for (x, w) in windowed.iter_mut().zip(&self.window) {
@@ -143,19 +137,43 @@ impl Filter {
     }
 }
 
-/// The index of a sample that stands for `at` when 0 … n − 1 is reflected at both its ends:
-/// … 2 1 0 1 2 … n−2 n−1 n−2 …
-fn reflect(at: isize, n: usize) -> usize {
-    let last = n as isize - 1;
-    if last == 0 {
-        return 0;
-    }
-    let at = at.rem_euclid(2 * last);
-    at.min(2 * last - at) as usize
+/// What a transform works in.
+struct Buffers {
+    input: Vec<f64>,
+    spectrum: Vec<Complex<f64>>,
+    scratch: Vec<Complex<f64>>,
+    power: Vec<f64>,
 }
 
-/// H: between the edges e_b, e_{b+1}, e_{b+2} (82 of them, evenly spaced in mel) a triangle of
-/// height 2/(e_{b+2} − e_b).
+impl Buffers {
+    fn of(fft: &dyn RealToComplex<f64>) -> Self {
+        let (input, spectrum) = (fft.make_input_vec(), fft.make_output_vec());
+        let power = vec![0.0; spectrum.len()];
+        Self { input, spectrum, scratch: fft.make_scratch_vec(), power }
+    }
+
+    /// |X|² of the input, which is used up.
+    fn transform(&mut self, fft: &dyn RealToComplex<f64>) -> &[f64] {
+        fft.process_with_scratch(&mut self.input, &mut self.spectrum, &mut self.scratch)
+            .expect("the buffers are those that the plan made");
+        for (power, x) in self.power.iter_mut().zip(&self.spectrum) {
+            *power = x.re * x.re + x.im * x.im;
+        }
+        &self.power
+    }
+}
+
+/// The index of the sample that stands at `at` − `before` when 0 … n − 1 is reflected at both its
+/// ends, again and again: … 2 1 0 1 2 … n−2 n−1 n−2 …
+fn reflect(at: usize, before: usize, n: usize) -> usize {
+    // Here and there again; a single sample is everywhere.
+    let period = (2 * (n - 1)).max(1);
+    let at = (at + before.next_multiple_of(period) - before) % period;
+    at.min(period - at)
+}
+
+/// H: a triangle over each three of 82 edges that are evenly spaced in mel, of height 2 over the
+/// distance in Hz from the first to the third: of area 1.
 fn filters() -> Vec<Filter> {
     let nyquist = f64::from(RATE) / 2.0;
     let step = mel(nyquist) / (BINS + 1) as f64;

@@ -22,7 +22,7 @@ use crate::{Error, Result};
 pub struct SetSpec {
     /// The shortest sound, in seconds; 0.1 unless given, at least 0.05.
     pub min_secs: f64,
-    /// The longest sound, in seconds; 16.7 unless given, which is what NeMo's recipes take.
+    /// The longest sound, in seconds; 16.7 unless given, which is what `NeMo`'s recipes take.
     pub max_secs: f64,
     /// What is done to transcripts.
     pub normalisation: Normalisation,
@@ -265,7 +265,9 @@ impl SpeechSet {
             crc.update(&[0]);
             crc.update(&(*samples as u64).to_le_bytes());
             crc.update(&(targets.len() as u64).to_le_bytes());
-            targets.iter().for_each(|target| crc.update(&target.to_le_bytes()));
+            for target in targets {
+                crc.update(&target.to_le_bytes());
+            }
         }
         crc.sum()
     }

@@ -24,7 +24,7 @@ fn file(cache: &TempDir) -> std::path::PathBuf {
 #[test]
 fn a_sound_is_decoded_once_and_gives_the_same_set() {
     let (folder, manifest) = corpus(20);
-    write(folder.path(), "silent.wav", wav(16_000, 1, &[0; 9_000]));
+    write(folder.path(), "silent.wav", wav(16_000, 1, &vec![0; 9_000]));
     write(folder.path(), "cut.wav", &wav(16_000, 1, &noise(9_000, 1))[..9_000]);
     let more = "silent.wav\tx\ty\ncut.wav\tx\ty\n";
     fs::write(&manifest, fs::read_to_string(&manifest).unwrap() + more).unwrap();
@@ -97,7 +97,7 @@ fn a_cache_that_is_damaged_is_made_anew_and_says_so() {
     assert_eq!(good.lines().count(), 4);
     let other = good.replacen(":1,", ":0,", 1);
     for (bad, what) in [
-        (good[..good.len() - 9].as_bytes(), "is damaged"),
+        (&good.as_bytes()[..good.len() - 9], "is damaged"),
         (b"\xff\xfe".as_slice(), "is damaged"),
         (b"".as_slice(), "is damaged"),
         (other.as_bytes(), "is of another version"),

@@ -1,4 +1,9 @@
 //! Speech from places to batches: manifests, LibriSpeech folders, tables, checks, and batches.
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "tables of a few lines, written as they read"
+)]
 
 #[allow(dead_code)] // all of it is used by the tests of the hub
 #[path = "../hub/server.rs"]
@@ -91,7 +96,7 @@ fn corpus(count: usize) -> (TempDir, PathBuf) {
     for n in 0..count {
         let samples = 8_000 + n * 997 % 24_000;
         write(folder.path(), &format!("clips/{n}.wav"), wav(16_000, 1, &noise(samples, n as u32)));
-        let text: Vec<&str> = (0..1 + n % 4).map(|w| words[(w * w + n) % 6]).collect();
+        let text: Vec<&str> = (0..=n % 4).map(|w| words[(w * w + n) % 6]).collect();
         manifest += &format!("clips/{n}.wav\t{}\tspeaker-{}\n", text.join(" "), n % 3);
     }
     let manifest = write(folder.path(), "train.tsv", manifest);

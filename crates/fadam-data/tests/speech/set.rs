@@ -29,7 +29,7 @@ fn every_kind(folder: &Path) -> std::path::PathBuf {
         ("good.wav", wav(16_000, 1, &second), "Good."),
         ("short.wav", wav(16_000, 1, &second[..1_500]), "short"),
         ("long.wav", wav(16_000, 1, &noise(17 * 16_000, 2)), "long"),
-        ("silent.wav", wav(16_000, 1, &[0; 16_000]), "silent"),
+        ("silent.wav", wav(16_000, 1, &vec![0; 16_000]), "silent"),
         ("empty.wav", wav(16_000, 1, &[]), "empty"),
         ("cut.wav", wav(16_000, 1, &second)[..10_000].to_vec(), "cut"),
         ("cut.flac", whole[..whole.len() / 2].to_vec(), "cut"),

@@ -21,7 +21,7 @@ fn groups() -> Vec<Vec<Row>> {
         }),
         name: (n != 1).then(|| format!("84-121123-{n:04}.wav")),
         text: (n != 4).then(|| format!("LINE {}", ["A", "B", "C", "D", "E", "F", "G"][n])),
-        speaker: 84 + n as i64 / 4,
+        speaker: 84 + (n / 4).cast_signed() as i64,
         id: format!("84-121123-{n:04}"),
     };
     vec![(0..4).map(row).collect(), (4..7).map(row).collect()]
