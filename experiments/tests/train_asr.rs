@@ -91,6 +91,13 @@ fn evaluated_exported_transcribed_and_trained_on() {
     assert_eq!(line["loss"], summary["eval_loss"]);
     assert_eq!(line["wer"], summary["wer"]);
 
+    // Another search over other clips is another evaluation, and no other run.
+    fs::write(bench.path("clips/other.tsv"), "path\ttext\n17.wav\tdda\n18.wav\tabc\n").unwrap();
+    let other = ["--set", "data.search=beam", "--set", "data.eval_paths=[\"clips/other.tsv\"]"];
+    let evaluated = bench.run(&[&["--eval-only", "--json", "--out", "run"], &other[..]].concat());
+    assert!(evaluated.status.success(), "{}", string(&evaluated.stderr));
+    bench.refuses(&[&["--out", "run", "--resume"], &other[..]].concat(), &["data.search"]);
+
     let exported = bench.run(&["--export", "model", "--out", "run"]);
     assert!(exported.status.success(), "{}", string(&exported.stderr));
     let heard = |args: &[&str]| {

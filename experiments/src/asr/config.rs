@@ -175,6 +175,9 @@ impl Experiment for TrainAsr {
         KeyDoc::new("data.show", "integer", "3", "≥ 0", "Pairs of reference and hypothesis that an evaluation shows."),
     ];
 
+    const EVALUATION_KEYS: &'static [&'static str] =
+        &["data.eval_paths", "data.eval_clips", "data.search", "data.beam", "data.show"];
+
     fn check(config: &RunConfig<Self>) -> Result<(), FieldError> {
         let (model, data) = (config.model(), config.data());
         model

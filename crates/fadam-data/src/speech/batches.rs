@@ -203,9 +203,9 @@ impl BatchReport {
 /// let units = Units::characters(&transcripts(&utterances, spec.normalisation))?;
 /// let set = SpeechSet::build(utterances, &units, &spec, &|_, _| {})?;
 ///
-/// let mut batches = SpeechBatches::new(set.into(), SpeechSpec::plain(2, 0))?;
+/// let mut batches = SpeechBatches::new(set.into(), SpeechSpec::plain(3, 0))?;
 /// let batch = batches.next_batch()?;
-/// assert_eq!(batch.tensor(&candle_core::Device::Cpu)?.dims(), [2, 101, 80]);
+/// assert_eq!(batch.tensor(&candle_core::Device::Cpu)?.dims(), [3, 101, 80]);
 /// assert_eq!(units.decode(&batch.targets[0])?, "one two");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -16,7 +16,8 @@ use crate::{Error, Result};
 /// let held_out = EvalBatches::new(set, 16)?;
 /// let mut batches = held_out.batches();
 /// for batch in batches.by_ref() {
-///     println!("{} clips of at most {} frames", batch.as_ref()?.batch(), batch?.max_frames);
+///     let batch = batch?;
+///     println!("{} clips of at most {} frames", batch.batch(), batch.max_frames);
 /// }
 /// assert!(batches.take_notes().is_empty(), "every clip was read");
 /// # Ok(())

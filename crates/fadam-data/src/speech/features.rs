@@ -1,20 +1,4 @@
 //! The front end: log-mel spectra, normalised by utterance.
-//!
-//! Every 10 ms the power spectrum of 25 ms of sound, summed up in 80 triangles that are evenly spaced
-//! on the mel scale, as a logarithm:
-//!
-//! ```text
-//! X[t, k] = Σ_n w[n] · x[160 t + n − 200] · exp(−2πi k n / 512),    n = 0 … 399, k = 0 … 256
-//! y[t, b] = ln(Σ_k H[b, k] · |X[t, k]|² + 2⁻²⁴),                     b = 0 … 79
-//! ```
-//!
-//! w is the periodic Hann window; x is reflected at both ends (without repeating the sample at the
-//! end), so that frame t is centred at sample 160 t. H are Slaney's triangles of area 1 from 0 to
-//! 8,000 Hz: mel is linear in Hz up to 1,000 Hz and logarithmic above. This is `MelSpectrogram`
-//! of torchaudio with `n_fft=512, win_length=400, hop_length=160, n_mels=80, norm="slaney",
-//! mel_scale="slaney"` (`torch.stft` centres the window in the 512 samples, which turns phases and
-//! leaves power as it is); a golden case compares them. Everything is summed in f64: in f32, rounding
-//! of a frame's loud bins is seen in its weakest ones (1e-3 of their power in torchaudio).
 
 use std::f64::consts::PI;
 use std::fmt;
@@ -38,8 +22,24 @@ const FLOOR: f64 = 1.0 / 16_777_216.0;
 /// What is added to the standard deviation, so that a constant bin is divided by something.
 const DEVIATION_FLOOR: f64 = 1e-5;
 
-/// The plan of the front end: Fourier transform, window and filters. Made once, it serves any
-/// number of threads.
+/// The front end, as a plan of Fourier transform, window and filters: made once, it serves any number
+/// of threads.
+///
+/// Every 10 ms the power spectrum of 25 ms of sound, summed up in 80 triangles that are evenly spaced
+/// on the mel scale, as a logarithm:
+///
+/// ```text
+/// X[t, k] = Σ_n w[n] · x[160 t + n − 200] · exp(−2πi k n / 512),    n = 0 … 399, k = 0 … 256
+/// y[t, b] = ln(Σ_k H[b, k] · |X[t, k]|² + 2⁻²⁴),                     b = 0 … 79
+/// ```
+///
+/// w is the periodic Hann window; x is reflected at both ends (without repeating the sample at the
+/// end), so that frame t is centred at sample 160 t. H are Slaney's triangles of area 1 from 0 to
+/// 8,000 Hz: mel is linear in Hz up to 1,000 Hz and logarithmic above. This is `MelSpectrogram`
+/// of torchaudio with `n_fft=512, win_length=400, hop_length=160, n_mels=80, norm="slaney",
+/// mel_scale="slaney"` (`torch.stft` centres the window in the 512 samples, which turns phases and
+/// leaves power as it is); a golden case compares them. Everything is summed in f64: in f32, rounding
+/// of a frame's loud bins is seen in its weakest ones (1e-3 of their power in torchaudio).
 ///
 /// ```
 /// use fadam_data::speech::{BINS, LogMel};
@@ -79,7 +79,7 @@ impl LogMel {
         if samples == 0 { 0 } else { 1 + samples / HOP }
     }
 
-    /// y of the module's equation, \[frames, 80\], not normalised. `samples` are at 16 kHz and
+    /// y of the equation above, \[frames, 80\], not normalised. `samples` are at 16 kHz and
     /// finite.
     ///
     /// A clip that is shorter than its reflection (200 samples; `torch.stft` refuses less than

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ impl ParquetRow {
     /// The bytes of the sound file.
     pub(super) fn read(&self) -> Result<Vec<u8>> {
         let wrong = |reason: String| self.file.wrong(&format!("row {}: {reason}", self.number));
-        let sound = self.file.sound(self.group, self.row).map_err(|e| wrong(e.to_string()))?;
+        let sound = caught(|| self.file.sound(self.group, self.row).map_err(|e| e.to_string()));
+        let sound = sound.map_err(wrong)?;
         sound.ok_or_else(|| wrong("audio.bytes is null".to_owned()))
     }
 
@@ -98,7 +100,7 @@ pub(super) fn read(path: &Path, place: &str) -> Result<Vec<Utterance>> {
     let mut utterances = Vec::new();
     let mut number = 0;
     for group in 0..file.reader.num_row_groups() {
-        let row_group = |column| file.strings(group, column).map_err(|e| file.wrong(&e));
+        let row_group = |column| caught(|| file.strings(group, column)).map_err(|e| file.wrong(&e));
         let texts = row_group(file.columns.text)?;
         let optional = |column: Option<usize>| column.map(row_group).transpose();
         let (names, speakers) = (optional(file.columns.name)?, optional(file.columns.speaker)?);
@@ -116,6 +118,14 @@ pub(super) fn read(path: &Path, place: &str) -> Result<Vec<Utterance>> {
     Ok(utterances)
 }
 
+/// Some damage makes the parquet crate panic: an error as any other.
+fn caught<T>(
+    read: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    std::panic::catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("the table is damaged: its pages are not what it says".to_owned()))
+}
+
 impl ParquetFile {
     fn open(path: &Path, place: &str) -> Result<Self> {
         let refused = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
@@ -123,7 +133,8 @@ impl ParquetFile {
         let len = about.len();
         let wrong = |reason: String| Error::SpeechTable { place: place.to_owned(), reason };
         let whole = ByPath { path: path.to_path_buf(), len };
-        let reader = SerializedFileReader::new(whole).map_err(|e| wrong(e.to_string()))?;
+        let reader = caught(|| SerializedFileReader::new(whole).map_err(|e| e.to_string()));
+        let reader = reader.map_err(wrong)?;
         let columns = Columns::find(&reader).map_err(wrong)?;
         let real = std::fs::canonicalize(path).map_err(refused)?;
         let stamp = stamp(&real.display().to_string(), &about);

@@ -40,5 +40,5 @@ fn every_embedded_clip_is_trained_on() {
     let report = batches.report();
     assert!((report.seconds - set.report().seconds).abs() < 1e-6);
     // All of them are sorted together: what is left is within batches of 8.
-    assert!((0.0..0.1).contains(&report.padding_share()), "{}", report.padding_share());
+    assert!((0.0..0.12).contains(&report.padding_share()), "{}", report.padding_share());
 }
