@@ -37,6 +37,7 @@ fn a_run_and_what_it_leaves() {
     let table = fs::read_to_string(run.join("transcripts.tsv")).unwrap();
     assert_eq!(table.lines().count(), 5, "{table}");
     assert!(run.join("units.json").exists() && run.join("loss.svg").exists());
+    assert!(bench.path("cache/speech/speech-checks.jsonl").exists());
 }
 
 #[test]

@@ -85,7 +85,13 @@ fn set(
             eprint!("\r\x1b[Kdecoding {what} recordings: {done} of {total}");
         }
     };
-    let set = SpeechSet::build(utterances, units, &spec, &progress);
+    // The embedded clips are decoded sooner than looked up.
+    let cached = !data.paths.is_empty() && !data.cache.as_os_str().is_empty();
+    let set = if cached {
+        SpeechSet::build_cached(utterances, units, &spec, &data.cache, &progress)
+    } else {
+        SpeechSet::build(utterances, units, &spec, &progress)
+    };
     if shown {
         eprint!("\r\x1b[K");
     }
