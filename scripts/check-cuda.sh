@@ -61,6 +61,9 @@ packaged = [
 library = os.environ.get("NVRTC") or next(iter(packaged), None) or ctypes.util.find_library("nvrtc")
 if library is None:
     sys.exit(3)
+# NVRTC opens this by name alone, which a package's folder is not searched for; loaded before, it is found.
+for builtins in sorted(pathlib.Path(library).parent.glob("libnvrtc-builtins.so.*")):
+    ctypes.CDLL(str(builtins), mode=ctypes.RTLD_GLOBAL)
 nvrtc = ctypes.CDLL(library)
 source = pathlib.Path(sys.argv[1]).read_bytes()
 

@@ -270,5 +270,5 @@ fn a_transducer_loss_takes_little_memory() {
     let run = bench(&joint.split(' ').collect::<Vec<_>>());
     assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
     let row: Value = serde_json::from_slice(&run.stdout).unwrap();
-    assert!(number(&row, "logits_mb") > 100.0 && number(&row, "beyond_logits") < 0.3, "{row}");
+    assert!(number(&row, "logits_mb") > 100.0 && number(&row, "beyond_logits") < 0.5, "{row}");
 }

@@ -1,5 +1,10 @@
 //! The `train-asr` and `transcribe` binaries from outside: a run and what it leaves, resuming bit for bit, weights that come and
 //! go, labels of its own making, and every kind of bad input.
+#![allow(
+    clippy::format_push_string,
+    clippy::format_collect,
+    reason = "tables of a few lines, written as they read"
+)]
 
 mod common;
 
@@ -32,6 +37,7 @@ fn a_run_and_what_it_leaves() {
     let table = fs::read_to_string(run.join("transcripts.tsv")).unwrap();
     assert_eq!(table.lines().count(), 5, "{table}");
     assert!(run.join("units.json").exists() && run.join("loss.svg").exists());
+    assert!(bench.path("cache/speech/speech-checks.jsonl").exists());
 }
 
 #[test]
@@ -85,6 +91,13 @@ fn evaluated_exported_transcribed_and_trained_on() {
     let summary = json(&bench.path("run/summary.json"));
     assert_eq!(line["loss"], summary["eval_loss"]);
     assert_eq!(line["wer"], summary["wer"]);
+
+    // Another search over other clips is another evaluation, and no other run.
+    fs::write(bench.path("clips/other.tsv"), "path\ttext\n17.wav\tdda\n18.wav\tabc\n").unwrap();
+    let other = ["--set", "data.search=beam", "--set", "data.eval_paths=[\"clips/other.tsv\"]"];
+    let evaluated = bench.run(&[&["--eval-only", "--json", "--out", "run"], &other[..]].concat());
+    assert!(evaluated.status.success(), "{}", string(&evaluated.stderr));
+    bench.refuses(&[&["--out", "run", "--resume"], &other[..]].concat(), &["data.search"]);
 
     let exported = bench.run(&["--export", "model", "--out", "run"]);
     assert!(exported.status.success(), "{}", string(&exported.stderr));

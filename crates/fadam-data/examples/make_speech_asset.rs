@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `SOUNDS` | folder of the Asterisk prompts, WAV of 8 kHz |
 //! | `TRANSCRIPTS` | `core-sounds-en.txt`: `name: text` a line |
-//! | `POCKETSPHINX` | folder `test/data` of PocketSphinx, with `cards` and `librivox` |
+//! | `POCKETSPHINX` | folder `test/data` of `PocketSphinx`, with `cards` and `librivox` |
 //! | `OUT` | folder that gets `clips.tsv`, `asterisk/…flac` and `pocketsphinx/…flac` |
 //!
 //! Of the Asterisk prompts those are taken whose transcript is two words or more and punctuation
@@ -16,6 +16,7 @@
 //! seconds: with longer ones the folder would be above 3 MB. The sound is not changed: FLAC of the
 //! same samples at the same rate.
 
+use std::fmt::Write;
 use std::fs;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,7 @@ fn main() -> Result<()> {
         bytes += flac.len();
         seconds += wav.seconds();
         fs::write(&path, flac)?;
-        manifest.push_str(&format!("{name}\t{text}\t{speaker}\n"));
+        writeln!(manifest, "{name}\t{text}\t{speaker}")?;
     }
     fs::write(out.join("clips.tsv"), manifest)?;
     println!("{} clips, {:.1} minutes, {bytes} bytes of FLAC", clips.len(), seconds / 60.0);

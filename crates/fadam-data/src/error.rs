@@ -416,7 +416,9 @@ pub enum Error {
         here: usize,
     },
     /// In mid-run, not one sound can be read any more.
-    #[error("not one batch can be made any more, {clips} sounds cannot be read, such as: {reason}")]
+    #[error(
+        "not one batch can be made any more, {clips} sounds cannot be read, the last: {reason}"
+    )]
     SpeechGone {
         /// Sounds that could not be read.
         clips: usize,

@@ -80,6 +80,8 @@ struct Shared {
 struct Met {
     skipped: u64,
     told: HashSet<usize>,
+    /// What was wrong with the last of them.
+    last: String,
     notes: Vec<String>,
 }
 
@@ -132,7 +134,7 @@ impl<M: Make> Worker<M> {
         jobs: impl Iterator<Item = Job<M::Planned>>,
         to: &SyncSender<Item<M::Batch>>,
     ) {
-        let mut empty = 0;
+        let (mut empty, mut made) = (0, 0);
         for Job { epoch, next, planned, in_a_row } in jobs {
             if self.shared.stop.load(Ordering::Relaxed) {
                 return;
@@ -140,13 +142,14 @@ impl<M: Make> Worker<M> {
             let item = match self.make(epoch, &planned) {
                 Some(batch) => {
                     empty = 0;
+                    made += 1;
                     Ok(Some(Made { batch, epoch, next }))
                 }
                 None if empty < in_a_row => {
                     empty += 1;
                     continue;
                 }
-                None => Err(self.nothing_left(epoch, &planned)),
+                None => Err(self.nothing_left()),
             };
             let failed = item.is_err();
             if to.send(item).is_err() || failed {
@@ -154,7 +157,7 @@ impl<M: Make> Worker<M> {
             }
         }
         // Where nobody waits for the end any more, nobody need know.
-        let _ = to.send(Ok(None));
+        let _ = to.send(if empty > 0 && made == 0 { Err(self.nothing_left()) } else { Ok(None) });
     }
 
     /// The batch of those examples that can be read, if there are any.
@@ -174,6 +177,7 @@ impl<M: Make> Worker<M> {
     fn skip(&self, number: usize, error: &Error) {
         let mut met = self.shared.met.lock().unwrap_or_else(PoisonError::into_inner);
         met.skipped += 1;
+        met.last = error.to_string();
         if met.told.insert(number) {
             let name = self.make.name(number);
             met.notes.push(format!("{name} is left out: {error}"));
@@ -181,9 +185,8 @@ impl<M: Make> Worker<M> {
     }
 
     /// Why there will be no batch.
-    fn nothing_left(&self, epoch: u64, planned: &[M::Planned]) -> Error {
-        let error = planned.first().and_then(|first| self.make.example(epoch, first).err());
+    fn nothing_left(&self) -> Error {
         let met = self.shared.met.lock().unwrap_or_else(PoisonError::into_inner);
-        self.make.gone(met.told.len(), error.map_or_else(String::new, |error| error.to_string()))
+        self.make.gone(met.told.len(), met.last.clone())
     }
 }

@@ -8,8 +8,9 @@
 //! the pages before it, and the page that it is in.
 
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File, Metadata};
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -28,6 +29,7 @@ pub(crate) struct Table {
     place: String,
     /// The one path of the file.
     real: PathBuf,
+    about: Metadata,
     reader: SerializedFileReader<ByPath>,
     /// What is said of a table (its place) that is not as it must be (why).
     wrong: fn(String, String) -> Error,
@@ -53,8 +55,8 @@ impl ParquetRow {
     pub(crate) fn read(&self) -> Result<Vec<u8>> {
         let Self { table, column, group, row, number, .. } = self;
         let wrong = |reason: String| table.wrong(&format!("row {number}: {reason}"));
-        let bytes = table.bytes(*group, *column, *row).map_err(|e| wrong(e.to_string()))?;
-        bytes.ok_or_else(|| wrong(format!("{} is null", table.column_name(*column))))
+        let bytes = caught(|| table.bytes(*group, *column, *row).map_err(|e| e.to_string()));
+        bytes.map_err(wrong)?.ok_or_else(|| wrong(format!("{} is null", table.column_name(*column))))
     }
 
     /// The one name of this row, whatever place its table was asked for by.
@@ -85,12 +87,17 @@ impl Table {
         wrong: fn(String, String) -> Error,
     ) -> Result<Self> {
         let refused = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
-        let len = std::fs::metadata(path).map_err(refused)?.len();
-        let whole = ByPath { path: path.to_path_buf(), len };
-        let reader =
-            SerializedFileReader::new(whole).map_err(|e| wrong(place.to_owned(), e.to_string()))?;
-        let real = std::fs::canonicalize(path).map_err(refused)?;
-        Ok(Self { place: place.to_owned(), real, reader, wrong })
+        let about = fs::metadata(path).map_err(refused)?;
+        let whole = ByPath { path: path.to_path_buf(), len: about.len() };
+        let reader = caught(|| SerializedFileReader::new(whole).map_err(|e| e.to_string()));
+        let reader = reader.map_err(|reason| wrong(place.to_owned(), reason))?;
+        let real = fs::canonicalize(path).map_err(refused)?;
+        Ok(Self { place: place.to_owned(), real, about, reader, wrong })
+    }
+
+    /// The one path of the file, and what the system said of it when it was opened.
+    pub(crate) fn file(&self) -> (&Path, &Metadata) {
+        (&self.real, &self.about)
     }
 
     /// The error that names this table.
@@ -221,6 +228,14 @@ impl Table {
         let schema = self.reader.metadata().file_metadata().schema_descr();
         schema.column(column).path().string()
     }
+}
+
+/// Some damage makes the parquet crate panic: an error as any other.
+fn caught<T>(
+    read: impl FnOnce() -> std::result::Result<T, String>,
+) -> std::result::Result<T, String> {
+    catch_unwind(AssertUnwindSafe(read))
+        .unwrap_or_else(|_| Err("the table is damaged: its pages are not what it says".to_owned()))
 }
 
 fn decimal<T: ToString>(values: Vec<Option<T>>) -> Vec<Option<String>> {

@@ -169,6 +169,7 @@ fn convolutions(c: &mut Criterion) {
 fn sequences(c: &mut Criterion) {
     const HEADS: usize = 4;
     const D_HEAD: usize = 36;
+    const UNITS: usize = 320;
     let qkv = draw(&[8, 100, 3 * HEADS * D_HEAD], 1.0);
     let (r, uv) = (draw(&[199, HEADS * D_HEAD], 1.0), draw(&[2, HEADS, D_HEAD], 0.1));
     let attention = SelfAttention { heads: HEADS, lengths: &[100; 8], positions: None };
@@ -186,7 +187,6 @@ fn sequences(c: &mut Criterion) {
     });
     time(c, "self_attention relative/fused", || fadam_ops::self_attention(&qkv, &relative));
 
-    const UNITS: usize = 320;
     let (x_gates, w_hh) = (draw(&[8, 21, 4 * UNITS], 1.0), draw(&[4 * UNITS, UNITS], 0.05));
     time(c, "lstm/fused", || Ok(fadam_ops::lstm(&x_gates, &w_hh, None)?.0));
     time(c, "lstm/composed", || {

@@ -6,8 +6,9 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use crate::frame_norm::{Channels, Found, Normalised, Source, check};
+use crate::frame_norm::{Channels, Normalised, Source, check};
 use crate::frames;
+use crate::moments::Found;
 use crate::number::Number;
 use crate::op::{constant, read};
 use crate::route::Route;
@@ -155,7 +156,9 @@ fn fused<T: Number>(
     let size = (frames, channels);
     let runs = read([x], |[x]: [&[T]; 1]| Found::of_runs(x, size, lengths))?;
     let mut found = Found::nothing(channels);
-    runs.iter().for_each(|(_, run)| found.add(run));
+    for (_, run) in &runs {
+        found.add(run);
+    }
     let (count, variance) = (found.count, found.variance());
     let vector = |x: &[f64]| constant(x.iter().map(|x| T::of(*x)).collect::<Vec<T>>(), channels);
     let moments = Moments { mean: vector(&found.mean)?, variance: vector(&variance)?, count };

@@ -5,19 +5,18 @@
 //! that have x in them.
 //!
 //! Windows are rows of a matrix, a few output frames at a time ([`ROWS`], [`NUMBERS`]), so that they are multiplied while they are
-//! in the cache, by the thread that copied them. ∂L/∂W is added up in at most [`PARTS`] parts, whatever the number of threads.
+//! in the cache, by the thread that copied them.
 
 use candle_core::{Result, Tensor, bail};
-use rayon::prelude::*;
 
-use crate::frames::{self, Run};
+use crate::conv2d_reverse::Reverse;
+use crate::frames;
 use crate::gradients::give;
 use crate::lanes::{Vectorised, vectorise};
 use crate::matrix::{Into, Matrix, Threads, product_into, transposed};
 use crate::number::Number;
 use crate::op::{Backward, constant, node, read};
 use crate::route::Route;
-use crate::rows::{new_rows, sum_of};
 use crate::windows::Windows;
 
 const NAME: &str = "conv2d";
@@ -27,9 +26,6 @@ const ROWS: usize = 512;
 
 /// Numbers of a task's windows, at most, unless one output frame has more.
 const NUMBERS: usize = 1 << 19;
-
-/// Parts of ∂L/∂W, at most.
-const PARTS: usize = 16;
 
 /// How [`conv2d`] moves over frames and bands. Pairs are of frames and bands, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,15 +102,15 @@ pub fn conv2d(
 }
 
 /// What is to be done.
-struct Plan {
-    windows: Windows,
-    relu: bool,
+pub(crate) struct Plan {
+    pub(crate) windows: Windows,
+    pub(crate) relu: bool,
     /// T, T' and `C_out`.
-    frames: usize,
-    out_frames: usize,
-    filters: usize,
-    lengths: Vec<usize>,
-    out_lengths: Vec<usize>,
+    pub(crate) frames: usize,
+    pub(crate) out_frames: usize,
+    pub(crate) filters: usize,
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) out_lengths: Vec<usize>,
 }
 
 impl Plan {
@@ -161,18 +157,18 @@ impl Plan {
     }
 
     /// Output frames of a task.
-    fn task(&self) -> usize {
+    pub(crate) fn task(&self) -> usize {
         let numbers = NUMBERS / (self.windows.out_bands * self.windows.window());
         (ROWS / self.windows.out_bands).min(numbers).max(1)
     }
 
     /// Numbers of an output frame.
-    fn out_frame(&self) -> usize {
+    pub(crate) fn out_frame(&self) -> usize {
         self.windows.out_bands * self.filters
     }
 
     /// The real frames of an utterance.
-    fn real<'x, T>(&self, x: &'x [T], utterance: usize) -> &'x [T] {
+    pub(crate) fn real<'x, T>(&self, x: &'x [T], utterance: usize) -> &'x [T] {
         let frame = self.windows.frame();
         &x[utterance * self.frames * frame..][..self.lengths[utterance] * frame]
     }
@@ -195,10 +191,11 @@ impl Plan {
 fn composed(x: &Tensor, w: &Tensor, b: &Tensor, plan: &Plan) -> Result<Tensor> {
     let Windows { kernel, stride, padding, out_bands, .. } = plan.windows;
     let out = (plan.out_frames, out_bands);
-    if out.0 == 0 || x.elem_count() == 0 {
-        // candle has no empty convolution, and an empty sum has a gradient of 0.
-        let none = (x.sum_all()? + (w.sum_all()? + b.sum_all()?)?)?;
-        return none.broadcast_as((0,))?.reshape(plan.shape());
+    if out.0 == 0 || plan.lengths.is_empty() {
+        // candle has no empty convolution. No number of a sum is in the result: all gradients are 0.
+        let sum = (w.sum_all()? + b.sum_all()?)?;
+        let sum = if x.elem_count() == 0 { sum } else { (sum + x.sum_all()?)? };
+        return sum.broadcast_as((0,))?.reshape(plan.shape());
     }
     // Cut to what is read: candle's backward pass takes one rest of the strides for both dimensions.
     let x = frames::masked(x, &plan.lengths)?
@@ -251,127 +248,6 @@ impl<T: Number> Backward<3> for Convolution<T> {
     }
 }
 
-/// The backward pass.
-struct Reverse<'a, T> {
-    plan: &'a Plan,
-    x: &'a [T],
-    w: &'a [T],
-    y: &'a [T],
-    g: &'a [T],
-    wants_x: bool,
-    wants_w: bool,
-}
-
-/// A run of output frames, and the frames of ∂L/∂x that are its own: those before the next run's first window.
-struct Task<'a, T> {
-    run: Run,
-    from: usize,
-    own: &'a mut [T],
-}
-
-/// What some tasks give: parts of ∂L/∂W and ∂L/∂b, and of ∂L/∂x what is of other tasks' frames, each with its place.
-struct Part<T> {
-    dw: Vec<T>,
-    db: Vec<T>,
-    beyond: Vec<(usize, Vec<T>)>,
-}
-
-impl<T: Number> Reverse<'_, T> {
-    /// ∂L/∂x, ∂L/∂W and ∂L/∂b; the first two are empty where they are not wanted.
-    fn run(&self) -> (Vec<T>, Vec<T>, Vec<T>) {
-        let frame = self.plan.windows.frame();
-        let mut dx = new_rows(if self.wants_x { self.x.len() } else { 0 }, frame, |_, _| ());
-        let mut tasks = self.tasks(&mut dx);
-        let group = tasks.len().div_ceil(PARTS).max(1);
-        let parts: Vec<Part<T>> =
-            tasks.par_chunks_mut(group).map(|tasks| self.part(tasks)).collect();
-        let (mut dw, mut db) = (Vec::new(), Vec::new());
-        for part in parts {
-            dw.push(part.dw);
-            db.push(part.db);
-            for (at, beyond) in part.beyond {
-                dx[at..].iter_mut().zip(beyond).for_each(|(dx, beyond)| *dx += beyond);
-            }
-        }
-        let of_w = if self.wants_w { self.w.len() } else { 0 };
-        (dx, sum_of(dw, of_w), sum_of(db, self.plan.filters))
-    }
-
-    /// All real output frames, with the real frames of dx shared out among them.
-    fn tasks<'d>(&self, dx: &'d mut [T]) -> Vec<Task<'d, T>> {
-        let Plan { windows, frames, lengths, out_lengths, .. } = self.plan;
-        let (mut rest, mut at) = (dx, 0);
-        let task = |run: Run| {
-            let (len, end) = (lengths[run.utterance], run.first + run.count);
-            let end = if end == out_lengths[run.utterance] {
-                len
-            } else {
-                windows.reach(end).0.max(0).cast_unsigned().min(len)
-            };
-            let first = run.utterance * frames;
-            let from = if run.first == 0 { 0 } else { at - first };
-            let mut take = |frames: usize| {
-                let count = if self.wants_x { frames * windows.frame() } else { 0 };
-                rest.split_off_mut(..count).expect("frames of dx")
-            };
-            take(first + from - at);
-            at = first + end;
-            Task { run, from, own: take(end - from) }
-        };
-        frames::runs(out_lengths, self.plan.task()).into_iter().map(task).collect()
-    }
-
-    fn part(&self, tasks: &mut [Task<'_, T>]) -> Part<T> {
-        let Plan { windows, filters, .. } = *self.plan;
-        let window = windows.window();
-        let of_w = if self.wants_w { self.w.len() } else { 0 };
-        let (dw, db) = (vec![T::zero(); of_w], vec![T::zero(); filters]);
-        let mut part = Part { dw, db, beyond: Vec::new() };
-        let (mut rows, mut h) = (Vec::new(), Vec::new());
-        for Task { run, from, own } in tasks {
-            self.gradient(*run, &mut h, &mut part.db);
-            let count = run.count * windows.out_bands;
-            let h = Matrix::new(&h, count, filters);
-            if self.wants_w {
-                windows.gather(self.plan.real(self.x, run.utterance), *run, &mut rows);
-                let (rows, dw) = (Matrix::new(&rows, count, window), &mut part.dw);
-                product_into(h.t(), rows, T::one(), dw, window, Into::Add, Threads::One);
-            }
-            if self.wants_x {
-                let w = Matrix::new(self.w, filters, window);
-                rows.resize(count * window, T::zero());
-                product_into(h, w, T::one(), &mut rows, window, Into::Overwrite, Threads::One);
-                windows.scatter(&rows, *run, *from, own);
-                part.beyond.extend(self.beyond(&rows, *run, *from + own.len() / windows.frame()));
-            }
-        }
-        part
-    }
-
-    /// h of a run, and its sum onto `db`.
-    fn gradient(&self, run: Run, h: &mut Vec<T>, db: &mut [T]) {
-        let frame = self.plan.out_frame();
-        let at = (run.utterance * self.plan.out_frames + run.first) * frame;
-        let (y, g) = (&self.y[at..], &self.g[at..][..run.count * frame]);
-        h.clear();
-        h.extend_from_slice(g);
-        vectorise(Begin { h, db, y, relu: self.plan.relu });
-    }
-
-    /// What the windows of a run have of the real frames from `from` on, and where it is to be added.
-    fn beyond(&self, rows: &[T], run: Run, from: usize) -> Option<(usize, Vec<T>)> {
-        let Plan { windows, frames, lengths, .. } = self.plan;
-        let end = windows.reach(run.first + run.count - 1).1.max(0).cast_unsigned();
-        let count = end.min(lengths[run.utterance]).saturating_sub(from);
-        if count == 0 {
-            return None;
-        }
-        let mut beyond = vec![T::zero(); count * windows.frame()];
-        windows.scatter(rows, run, from, &mut beyond);
-        Some(((run.utterance * frames + from) * windows.frame(), beyond))
-    }
-}
-
 /// `y = φ(y + b)`
 struct Finish<'a, T> {
     y: &'a mut [T],
@@ -394,32 +270,6 @@ impl<T: Number> Vectorised for Finish<'_, T> {
             } else {
                 y.iter_mut().zip(b).for_each(|(y, b)| *y += *b);
             }
-        }
-    }
-}
-
-/// `h = h φ'`, where h begins as g and φ' is told by y; `db += h`
-struct Begin<'a, T> {
-    h: &'a mut [T],
-    db: &'a mut [T],
-    y: &'a [T],
-    relu: bool,
-}
-
-impl<T: Number> Vectorised for Begin<'_, T> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run(self) {
-        let Self { h, db, y, relu } = self;
-        let filters = db.len();
-        for (h, y) in h.chunks_exact_mut(filters).zip(y.chunks_exact(filters)) {
-            if relu {
-                for (h, y) in h.iter_mut().zip(y) {
-                    *h = if *y > T::zero() { *h } else { T::zero() };
-                }
-            }
-            db.iter_mut().zip(h).for_each(|(db, h)| *db += *h);
         }
     }
 }
@@ -451,6 +301,23 @@ mod tests {
                 let plan = Plan::new(&x, &w, &b, &lengths, &conv).unwrap();
                 crate::route::same(&[&x, &w, &b], &ours, &composed(&x, &w, &b, &plan).unwrap());
             }
+        }
+    }
+
+    #[test]
+    fn composed_of_nothing_is_nothing() {
+        let draw = |shape: &[usize]| {
+            Var::from_tensor(&Tensor::randn(0f64, 1.0, shape, &Device::Cpu).unwrap()).unwrap()
+        };
+        for (shape, lengths) in [([0, 5, 5, 1], vec![]), ([2, 2, 5, 1], vec![2, 1])] {
+            let (x, w, b) = (draw(&shape), draw(&[4, 3, 3, 1]), draw(&[4]));
+            let plan = Plan::new(&x, &w, &b, &lengths, &Conv2d::default()).unwrap();
+            let y = composed(&x, &w, &b, &plan).unwrap();
+            let ours = conv2d(&x, &w, &b, &lengths, &Conv2d::default()).unwrap();
+            assert_eq!((y.dims(), y.elem_count()), (ours.dims(), 0));
+            let gradients = y.sum_all().unwrap().backward().unwrap();
+            let dw: Vec<f64> = gradients.get(&w).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            assert_eq!(dw, [0.0; 36]);
         }
     }
 }

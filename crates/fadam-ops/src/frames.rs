@@ -109,7 +109,9 @@ mod tests {
                 || (),
                 |(), run, x: &mut [f64]| {
                     assert_eq!(x.len(), run.count * 2);
-                    x.iter_mut().for_each(|x| *x += 1.0 + run.utterance as f64);
+                    for x in x {
+                        *x += 1.0 + run.utterance as f64;
+                    }
                     found.lock().unwrap().push(run);
                 },
             );

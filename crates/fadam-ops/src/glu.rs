@@ -46,7 +46,12 @@ fn composed(x: &Tensor) -> Result<Tensor> {
 fn fused<T: Number>(x: &Tensor) -> Result<Tensor> {
     let d = x.dim(D::Minus1)? / 2;
     let y = read([x], |[x]: [&[T]; 1]| {
-        new_rows(x.len() / 2, d, |first, y| vectorise(Forward { y, x: &x[first * 2 * d..], d }))
+        new_rows(x.len() / 2, d, |first, y| {
+            for (y, x) in y.chunks_exact_mut(d).zip(x[first * 2 * d..].chunks_exact(2 * d)) {
+                let (value, gate) = x.split_at(d);
+                vectorise(Forward { y, value, gate });
+            }
+        })
     })?;
     let mut shape = x.dims().to_vec();
     *shape.last_mut().expect("a last dimension") = d;
@@ -60,7 +65,12 @@ impl<T: Number> Backward<1> for Glu<T> {
         let d = x.dim(D::Minus1)? / 2;
         let dx = read([x, g], |[x, g]: [&[T]; 2]| {
             new_rows(x.len(), 2 * d, |first, dx| {
-                vectorise(Reverse { dx, x: &x[first * 2 * d..], g: &g[first * d..], d });
+                let rows =
+                    x[first * 2 * d..].chunks_exact(2 * d).zip(g[first * d..].chunks_exact(d));
+                for (dx, (x, g)) in dx.chunks_exact_mut(2 * d).zip(rows) {
+                    let ((d_value, d_gate), (value, gate)) = (dx.split_at_mut(d), x.split_at(d));
+                    vectorise(Reverse { d_value, d_gate, value, gate, g });
+                }
             })
         })?;
         Ok([Some(constant(dx, x.shape())?)])
@@ -72,11 +82,12 @@ fn sigmoid<T: Number>(x: T) -> T {
     T::one() / (T::one() + (-x).exponential())
 }
 
-/// The rows `y [rows, d]` from those that `x [rows, 2 d]` begins with.
+/// One row. Slices that a function is given are known not to overlap; those that it cuts itself are not, and the loop
+/// would not be vectorised.
 struct Forward<'a, T> {
     y: &'a mut [T],
-    x: &'a [T],
-    d: usize,
+    value: &'a [T],
+    gate: &'a [T],
 }
 
 impl<T: Number> Vectorised for Forward<'_, T> {
@@ -84,22 +95,19 @@ impl<T: Number> Vectorised for Forward<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { y, x, d } = self;
-        for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(2 * d)) {
-            let (value, gate) = x.split_at(d);
-            for (y, (a, b)) in y.iter_mut().zip(value.iter().zip(gate)) {
-                *y = *a * sigmoid(*b);
-            }
+        for (y, (a, b)) in self.y.iter_mut().zip(self.value.iter().zip(self.gate)) {
+            *y = *a * sigmoid(*b);
         }
     }
 }
 
-/// `dx [rows, 2 d]` from the rows that x and `g [rows, d]` begin with.
+/// One row.
 struct Reverse<'a, T> {
-    dx: &'a mut [T],
-    x: &'a [T],
+    d_value: &'a mut [T],
+    d_gate: &'a mut [T],
+    value: &'a [T],
+    gate: &'a [T],
     g: &'a [T],
-    d: usize,
 }
 
 impl<T: Number> Vectorised for Reverse<'_, T> {
@@ -107,17 +115,13 @@ impl<T: Number> Vectorised for Reverse<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { dx, x, g, d } = self;
-        let rows = x.chunks_exact(2 * d).zip(g.chunks_exact(d));
-        for (dx, (x, g)) in dx.chunks_exact_mut(2 * d).zip(rows) {
-            let ((d_value, d_gate), (value, gate)) = (dx.split_at_mut(d), x.split_at(d));
-            for ((da, db), (g, (a, b))) in
-                d_value.iter_mut().zip(d_gate).zip(g.iter().zip(value.iter().zip(gate)))
-            {
-                let s = sigmoid(*b);
-                *da = *g * s;
-                *db = *g * *a * (s * (T::one() - s));
-            }
+        let Self { d_value, d_gate, value, gate, g } = self;
+        for ((da, db), (g, (a, b))) in
+            d_value.iter_mut().zip(d_gate).zip(g.iter().zip(value.iter().zip(gate)))
+        {
+            let s = sigmoid(*b);
+            *da = *g * s;
+            *db = *g * *a * (s * (T::one() - s));
         }
     }
 }

@@ -6,8 +6,9 @@
 
 use candle_core::{D, Result, Tensor, bail};
 
-use crate::frame_norm::{Channels, Found, Normalised, Source, check};
+use crate::frame_norm::{Channels, Normalised, Source, check};
 use crate::frames;
+use crate::moments::Found;
 use crate::number::Number;
 use crate::op::read;
 use crate::route::Route;
@@ -92,7 +93,9 @@ fn fused<T: Number>(
     let size = (frames, channels);
     let runs = read([x], |[x]: [&[T]; 1]| Found::of_runs(x, size, lengths))?;
     let mut found = vec![Found::nothing(channels); lengths.len()];
-    runs.iter().for_each(|(run, of)| found[run.utterance].add(of));
+    for (run, of) in &runs {
+        found[run.utterance].add(of);
+    }
     let of_utterance = |mut found: Found| {
         found.in_groups_of(group);
         Channels::<T>::new(&found.mean, &found.variance(), eps)

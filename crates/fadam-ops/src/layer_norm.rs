@@ -67,11 +67,9 @@ fn fused<T: Number>(x: &Tensor, w: &Tensor, b: &Tensor, eps: f64) -> Result<Tens
 fn normalise<T: Number>(x: &[T], eps: f64, out: &mut [T]) -> T {
     let d = T::of(x.len() as f64);
     let mean = T::total(x) / d;
-    out.iter_mut().zip(x).for_each(|(out, x)| *out = *x - mean);
+    vectorise(Centre { out, x, mean });
     let r = (T::dot(out, out) / d + T::of(eps)).sqrt().recip();
-    for out in out {
-        *out *= r;
-    }
+    vectorise(Scale { out, by: r });
     r
 }
 
@@ -107,6 +105,37 @@ impl<T: Number> Backward<3> for LayerNorm<T> {
         })?;
         let (dw, db) = sums.split_at(d);
         Ok([Some(constant(dx, x.shape())?), give(w, dw.to_vec())?, give(b, db.to_vec())?])
+    }
+}
+
+/// `out = x − mean`
+struct Centre<'a, T> {
+    out: &'a mut [T],
+    x: &'a [T],
+    mean: T,
+}
+
+impl<T: Number> Vectorised for Centre<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.out.iter_mut().zip(self.x).for_each(|(out, x)| *out = *x - self.mean);
+    }
+}
+
+/// `out = by out`
+struct Scale<'a, T> {
+    out: &'a mut [T],
+    by: T,
+}
+
+impl<T: Number> Vectorised for Scale<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.out.iter_mut().for_each(|out| *out *= self.by);
     }
 }
 

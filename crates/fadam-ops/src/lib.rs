@@ -64,6 +64,7 @@ mod checkpoint;
 #[cfg(test)]
 mod composed_forms;
 mod conv2d;
+mod conv2d_reverse;
 mod cross_entropy;
 mod depthwise_conv1d;
 mod dropout;
@@ -83,6 +84,7 @@ mod linear_cross_entropy;
 mod log_add;
 mod lstm;
 mod matrix;
+mod moments;
 mod number;
 mod op;
 mod rms_norm;

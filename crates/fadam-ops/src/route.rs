@@ -58,30 +58,6 @@ const fn is_composed() -> bool {
 #[cfg(test)]
 use as_on_a_device::is_composed;
 
-/// Ops on the CPU as they are composed on a device.
-#[cfg(test)]
-pub(crate) mod as_on_a_device {
-    use std::cell::Cell;
-
-    thread_local! {
-        /// How many ops were composed so far, where they are to be.
-        static COMPOSED: Cell<Option<usize>> = const { Cell::new(None) };
-    }
-
-    pub(super) fn is_composed() -> bool {
-        COMPOSED.set(COMPOSED.get().map(|ops| ops + 1));
-        COMPOSED.get().is_some()
-    }
-
-    /// Runs `f` with every op composed; there must be one.
-    pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
-        COMPOSED.set(Some(0));
-        let result = f();
-        assert!(COMPOSED.take().is_some_and(|ops| ops > 0), "no op took a route");
-        result
-    }
-}
-
 /// The size of x's last dimension.
 pub(crate) fn last_dim(op: &str, x: &Tensor) -> Result<usize> {
     let Some(d) = x.dims().last() else { bail!("{op}: x is one number, without a last dimension") };
@@ -142,5 +118,29 @@ pub(crate) fn same(vars: &[&candle_core::Var], ours: &Tensor, theirs: &Tensor) {
     for (i, var) in vars.iter().enumerate() {
         let off = off(ours.get(var).unwrap(), theirs.get(var).unwrap());
         assert!(off < 1e-12, "the gradient of argument {i} is off by {off:e}");
+    }
+}
+
+/// Ops on the CPU as they are composed on a device.
+#[cfg(test)]
+pub(crate) mod as_on_a_device {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many ops were composed so far, where they are to be.
+        static COMPOSED: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn is_composed() -> bool {
+        COMPOSED.set(COMPOSED.get().map(|ops| ops + 1));
+        COMPOSED.get().is_some()
+    }
+
+    /// Runs `f` with every op composed; there must be one.
+    pub(crate) fn composed<R>(f: impl FnOnce() -> R) -> R {
+        COMPOSED.set(Some(0));
+        let result = f();
+        assert!(COMPOSED.take().is_some_and(|ops| ops > 0), "no op took a route");
+        result
     }
 }

@@ -14,6 +14,9 @@ use crate::transducer::{Sizes, Transducer, Utterance};
 /// Cells of a segment, if a frame has not more.
 const SEGMENT: usize = 512;
 
+/// Segments in work for each thread, at most: threads wait for each other between groups of segments.
+const PER_THREAD: usize = 8;
+
 /// What both passes know.
 pub(crate) struct Pass {
     pub(crate) utterances: Vec<Utterance>,
@@ -55,13 +58,15 @@ impl Pass {
         Self { utterances, segments, sizes, width, activation, options, memory }
     }
 
-    /// Segments that are in work at the same time.
+    /// Segments that are in work at the same time: as many as the memory has room for, but not many more than there are threads,
+    /// since each keeps its part of ∂W to the end.
     fn at_once<T>(&self) -> usize {
         let cells = |s: &Segment| s.frames * self.utterances[s.utterance].lattice().columns();
         let cells = self.segments.iter().map(cells).max().unwrap_or(0);
         let (v, j) = (self.sizes.symbols, self.width + 1);
         let numbers = cells * (v + 3 * j) + v * j;
-        (self.memory / size_of::<T>() / numbers.max(1)).max(1)
+        let room = self.memory / size_of::<T>() / numbers.max(1);
+        room.clamp(1, PER_THREAD * rayon::current_num_threads())
     }
 }
 
@@ -269,7 +274,8 @@ mod tests {
             let of_one = 8 * (SEGMENT / 41 * 41 * (30 + 2 * 11) + 30 * 11);
             let at_once = pass.at_once::<f64>();
             assert!(at_once == 1 || at_once * of_one <= memory, "{at_once} in {memory}");
-            assert!((at_once + 1) * 2 * of_one > memory, "{at_once} in {memory}");
+            let enough = at_once == PER_THREAD * rayon::current_num_threads();
+            assert!(enough || (at_once + 1) * 2 * of_one > memory, "{at_once} in {memory}");
         }
     }
 }

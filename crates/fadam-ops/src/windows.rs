@@ -10,7 +10,7 @@ pub(crate) struct Windows {
     pub(crate) kernel: (usize, usize),
     pub(crate) stride: (usize, usize),
     pub(crate) padding: (usize, usize),
-    /// F, F', C_in.
+    /// F, F', `C_in`.
     pub(crate) bands: usize,
     pub(crate) out_bands: usize,
     pub(crate) channels: usize,
@@ -36,7 +36,7 @@ impl Windows {
         self.kernel.1 * self.channels
     }
 
-    /// Numbers of a window, K_t K_f C_in.
+    /// Numbers of a window, `K_t K_f C_in`.
     pub(crate) fn window(&self) -> usize {
         self.kernel.0 * self.line()
     }

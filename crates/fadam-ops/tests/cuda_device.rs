@@ -44,6 +44,22 @@ fn encoder(x: &[Tensor]) -> Result<Tensor> {
     self_attention(&x[0], &SelfAttention { heads: 2, lengths: &[6, 0, 9], positions })
 }
 
+fn sequences() -> Vec<(&'static str, Vec<Tensor>, Op)> {
+    vec![
+        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
+        (
+            "self_attention with positions",
+            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
+            Box::new(encoder),
+        ),
+        (
+            "lstm",
+            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
+            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
+        ),
+    ]
+}
+
 #[test]
 fn all_ops() {
     let device = match Device::new_cuda(0) {
@@ -66,7 +82,7 @@ fn all_ops() {
     };
     let transducer = Transducer { blank: 2, fast_emit: 0.1, clamp: Some(0.3) };
     let targets = || [vec![1u32, 0, 1], vec![4]];
-    let cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
+    let mut cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
         (
             "rms_norm",
             vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
@@ -140,17 +156,6 @@ fn all_ops() {
                 causal_attention(&x[0], &Attention { heads: 4, kv_heads: 2, rope })
             }),
         ),
-        ("self_attention", vec![noise(&[3, 9, 24], 1)], Box::new(encoder)),
-        (
-            "self_attention with positions",
-            vec![noise(&[3, 9, 24], 1), noise(&[17, 8], 2), noise(&[2, 2, 4], 3)],
-            Box::new(encoder),
-        ),
-        (
-            "lstm",
-            vec![noise(&[3, 7, 20], 1), noise(&[20, 5], 2)],
-            Box::new(|x| Ok(lstm(&x[0], &x[1], None)?.0)),
-        ),
         (
             "bias_activation gelu",
             vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
@@ -196,6 +201,7 @@ fn all_ops() {
             }),
         ),
     ];
+    cases.extend(sequences());
     let mut wrong = Vec::new();
     for (name, arguments, op) in &cases {
         for (dtype, bound) in [(DType::F64, 1e-11), (DType::F32, 3e-5), (DType::BF16, 0.06)] {

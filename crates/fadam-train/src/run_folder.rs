@@ -91,12 +91,16 @@ impl RunFolder {
     }
 
     /// Refuses to continue a run with another configuration than the stored one, but for the keys that
-    /// only change how the run is watched.
-    pub(crate) fn check_config<E: Experiment>(&self, config: &RunConfig<E>) -> Result<(), Error> {
+    /// only change how the run is watched, and those in `free`.
+    pub(crate) fn check_config<E: Experiment>(
+        &self,
+        config: &RunConfig<E>,
+        free: &[&str],
+    ) -> Result<(), Error> {
         let stored = fs::read_to_string(self.path.join(CONFIG_FILE)).map_err(|err| {
             Error::run_folder(&self.path, format!("{CONFIG_FILE} cannot be read: {err}"))
         })?;
-        self.check_same(&stored, &config.to_toml())
+        self.check_same(&stored, &config.to_toml(), free)
     }
 
     /// Makes the folder of a new run.
@@ -111,14 +115,14 @@ impl RunFolder {
         atomic::write(&self.path.join(CONFIG_FILE), config.to_toml().as_bytes())
     }
 
-    fn check_same(&self, old: &str, new: &str) -> Result<(), Error> {
+    fn check_same(&self, old: &str, new: &str, free: &[&str]) -> Result<(), Error> {
         let table = |text: &str| {
             text.parse::<Table>().map_err(|err| {
                 let message = format!("{CONFIG_FILE} is damaged: {}", err.message());
                 Error::run_folder(&self.path, message)
             })
         };
-        let differences = differing_keys(&table(old)?, &table(new)?);
+        let differences = differing_keys(&table(old)?, &table(new)?, free);
         if differences.is_empty() {
             return Ok(());
         }
@@ -147,7 +151,7 @@ fn check_is_folder(path: &Path) -> Result<(), Error> {
 }
 
 /// `train.batch is 16 there and 8 here`, for each key that differs and matters.
-fn differing_keys(old: &Table, new: &Table) -> Vec<String> {
+fn differing_keys(old: &Table, new: &Table, free: &[&str]) -> Vec<String> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     flatten("", old, &mut before);
     flatten("", new, &mut after);
@@ -159,7 +163,7 @@ fn differing_keys(old: &Table, new: &Table) -> Vec<String> {
     };
     let shown = |value: Option<Value>| value.map_or("absent".to_owned(), |v| v.to_string());
     keys.into_iter()
-        .filter(|key| !NEUTRAL_KEYS.contains(&key.as_str()))
+        .filter(|key| !NEUTRAL_KEYS.contains(&key.as_str()) && !free.contains(&key.as_str()))
         .map(|key| (key, find(&before, key), find(&after, key)))
         .filter(|(_, old, new)| old != new)
         .map(|(key, old, new)| format!("{key} is {} there and {} here", shown(old), shown(new)))
@@ -185,8 +189,12 @@ mod tests {
         let old = "[train]\nbatch = 16\nlog_every = 1\n[data]\npath = 'a'".parse().unwrap();
         let new = "[train]\nbatch = 8\nlog_every = 2\n[model]\nd = 1.5\n[data]\npath = 'a'";
         assert_eq!(
-            differing_keys(&old, &new.parse().unwrap()),
+            differing_keys(&old, &new.parse().unwrap(), &[]),
             ["model.d is absent there and 1.5 here", "train.batch is 16 there and 8 here"]
+        );
+        assert_eq!(
+            differing_keys(&old, &new.parse().unwrap(), &["model.d"]),
+            ["train.batch is 16 there and 8 here"]
         );
     }
 }

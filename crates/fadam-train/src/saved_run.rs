@@ -92,13 +92,13 @@ impl SavedRun {
     }
 
     /// Refuses another configuration than the run's, but for the keys that only change how a run is
-    /// watched.
+    /// watched or [evaluated](Experiment::EVALUATION_KEYS).
     ///
     /// # Errors
     ///
     /// [`Error::RunFolder`], naming the keys that differ with both values.
     pub fn check_config<E: Experiment>(&self, config: &RunConfig<E>) -> Result<(), Error> {
-        self.folder.check_config(config)
+        self.folder.check_config(config, E::EVALUATION_KEYS)
     }
 
     /// Where the run stood at the checkpoint.

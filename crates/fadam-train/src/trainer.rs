@@ -83,7 +83,7 @@ impl<T: Task> Trainer<T> {
         let mut optimizer = optimizer(task.vars().clone(), config)?;
         let mut state = TrainState::start(E::NAME, config.train().seed);
         if folder.is_resumed() {
-            folder.check_config(config)?;
+            folder.check_config(config, &[])?;
             let last = checkpoint::latest(&folder.checkpoints())?.context("no checkpoint")?;
             state = checkpoint::load(&last, E::NAME, &model, &mut optimizer)?;
             let place = last.join(checkpoint::STATE_FILE);

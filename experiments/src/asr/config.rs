@@ -48,6 +48,8 @@ pub struct AsrData {
     pub time_share: f64,
     /// Decoded sound that is kept in memory, MiB.
     pub keep_mb: usize,
+    /// The folder that keeps what decoding has shown of each recording, for all runs; empty for none.
+    pub cache: PathBuf,
     /// How an evaluation looks for the text.
     pub search: SearchKind,
     /// Prefixes that a beam search keeps.
@@ -99,6 +101,7 @@ impl Default for AsrData {
             time_masks,
             time_share,
             keep_mb: 1024,
+            cache: "cache/speech".into(),
             search: SearchKind::Greedy,
             beam: 4,
             max_symbols: 10,
@@ -169,11 +172,15 @@ impl Experiment for TrainAsr {
         KeyDoc::new("data.time_masks", "integer", "10", "≥ 0", "SpecAugment: stretches of time that are masked."),
         KeyDoc::new("data.time_share", "number", "0.05", "0 to 1", "The longest of them, as a share of the clip."),
         KeyDoc::new("data.keep_mb", "integer", "1024", "≥ 0", "Decoded sound that is kept in memory; what is beyond it is decoded again each time."),
+        KeyDoc::new("data.cache", "string", "\"cache/speech\"", "a folder", "Keeps what decoding has shown of each recording (length, rate, silence), so that a later run need not decode all of them before it begins; empty: nothing is kept."),
         KeyDoc::new("data.search", "string", "\"greedy\"", "greedy, beam", "How an evaluation reads text from the model."),
         KeyDoc::new("data.beam", "integer", "4", "≥ 1", "Prefixes that search = \"beam\" keeps."),
         KeyDoc::new("data.max_symbols", "integer", "10", "≥ 1", "Labels that one frame may emit."),
         KeyDoc::new("data.show", "integer", "3", "≥ 0", "Pairs of reference and hypothesis that an evaluation shows."),
     ];
+
+    const EVALUATION_KEYS: &'static [&'static str] =
+        &["data.eval_paths", "data.eval_clips", "data.search", "data.beam", "data.show"];
 
     fn check(config: &RunConfig<Self>) -> Result<(), FieldError> {
         let (model, data) = (config.model(), config.data());

@@ -36,14 +36,13 @@ impl Speech {
             check_held_out(&train, held_out).map_err(bad_input)?;
         }
         let given = (!data.units_file.as_os_str().is_empty()).then_some(&*data.units_file);
-        let units = match stored.or(given) {
-            Some(file) => Units::load(file),
-            None => {
-                let texts = transcripts(&train, data.normalise);
-                match data.units {
-                    UnitKind::Characters => Units::characters(&texts),
-                    UnitKind::Pieces => Units::pieces(&texts, data.vocab_size),
-                }
+        let units = if let Some(file) = stored.or(given) {
+            Units::load(file)
+        } else {
+            let texts = transcripts(&train, data.normalise);
+            match data.units {
+                UnitKind::Characters => Units::characters(&texts),
+                UnitKind::Pieces => Units::pieces(&texts, data.vocab_size),
             }
         };
         let units = units.map_err(bad_input)?;
@@ -86,7 +85,13 @@ fn set(
             eprint!("\r\x1b[Kdecoding {what} recordings: {done} of {total}");
         }
     };
-    let set = SpeechSet::build(utterances, units, &spec, &progress);
+    // The embedded clips are decoded sooner than looked up.
+    let cached = !data.paths.is_empty() && !data.cache.as_os_str().is_empty();
+    let set = if cached {
+        SpeechSet::build_cached(utterances, units, &spec, &data.cache, &progress)
+    } else {
+        SpeechSet::build(utterances, units, &spec, &progress)
+    };
     if shown {
         eprint!("\r\x1b[K");
     }

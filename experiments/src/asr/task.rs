@@ -104,7 +104,7 @@ impl AsrTask {
         let (mut nats, mut labels) = (0.0, 0);
         let mut transcripts = Transcripts::default();
         let mut batches = self.eval.batches();
-        while let Some(batch) = batches.next() {
+        for batch in batches.by_ref() {
             let batch = batch.map_err(bad_input)?;
             let clips = batch.utterances.clone();
             let utterances = self.utterances(batch)?;
@@ -191,9 +191,10 @@ impl Task for AsrTask {
             transcripts.write(file)?;
         }
         let (wer, cer) = (transcripts.words().rate(), transcripts.characters().rate());
-        let (wer_name, cer_name, clips) = match self.is_held_out {
-            true => ("wer", "cer", "held-out clips"),
-            false => ("train_wer", "train_cer", "clips that were trained on"),
+        let (wer_name, cer_name, clips) = if self.is_held_out {
+            ("wer", "cer", "held-out clips")
+        } else {
+            ("train_wer", "train_cer", "clips that were trained on")
         };
         let evaluation = Evaluation::new(loss).metric(wer_name, wer).metric(cer_name, cer);
         Ok(match self.show {

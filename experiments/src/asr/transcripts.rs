@@ -82,7 +82,7 @@ impl Transcripts {
                 in_a_cell(recognised)
             );
         }
-        Ok(write_atomically(file, text.as_bytes())?)
+        write_atomically(file, text.as_bytes())
     }
 }
 

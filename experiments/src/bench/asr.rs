@@ -17,9 +17,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal, Uniform};
 use serde::Serialize;
 
-use super::console::{PROFILE, Progress, print_line, warn_of_slow_build};
-use super::memory::peak_rss_mb;
-use super::times::Times;
+use super::console::{Progress, print_line, warn_of_slow_build};
+use super::steps::Timed;
 
 /// The arguments of `bench asr`: dimensions, and how often.
 #[derive(Debug, clap::Args)]
@@ -69,17 +68,9 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Row {
     bench: &'static str,
-    params: usize,
-    device: String,
-    threads: usize,
-    profile: &'static str,
-    steps: usize,
-    median_ms: f64,
-    p10_ms: f64,
-    p90_ms: f64,
     audio_s_per_s: f64,
-    /// Peak resident memory of the process; where the system tells it.
-    peak_rss_mb: Option<u64>,
+    #[serde(flatten)]
+    timed: Timed,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -108,23 +99,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     optimizer.check()?;
     progress.show("");
-    let steps = ms.len();
-    let times = Times::new(ms).context("no step was timed")?;
-    let audio_secs = (args.batch * args.frames) as f64 * 0.01;
-    let row = Row {
-        bench: "asr",
-        params: bench.vars.num_elements(),
-        device: args.device.to_string(),
-        threads: candle_core::utils::get_num_threads(),
-        profile: PROFILE,
-        steps,
-        median_ms: times.median(),
-        p10_ms: times.quantile(0.1),
-        p90_ms: times.quantile(0.9),
-        audio_s_per_s: audio_secs / times.median() * 1e3,
-        peak_rss_mb: peak_rss_mb(),
-    };
-    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { row.line() })?)
+    let timed = Timed::new(bench.vars.num_elements(), args.device, ms)?;
+    let audio_s_per_s = timed.per_second((args.batch * args.frames) as f64 * 0.01);
+    let row = Row { bench: "asr", audio_s_per_s, timed };
+    let line = || row.timed.line(&format!("{audio_s_per_s:.1} s of audio a second"));
+    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { line() })?)
 }
 
 impl Args {
@@ -142,19 +121,6 @@ impl Args {
             d_joint: self.pred,
             ..TransducerConfig::default()
         }
-    }
-}
-
-impl Row {
-    fn line(&self) -> String {
-        let Self { params, median_ms, p10_ms, p90_ms, audio_s_per_s, .. } = self;
-        let params = *params as f64 / 1e6;
-        let peak = self.peak_rss_mb.map_or(String::new(), |mb| format!(", peak {mb} MB"));
-        format!(
-            "{params:.2} M parameters, {} threads on {}: {median_ms:.1} ms a step ({p10_ms:.1} to {p90_ms:.1}), \
-             {audio_s_per_s:.1} s of audio a second{peak}",
-            self.threads, self.device
-        )
     }
 }
 

@@ -10,6 +10,7 @@ mod llm;
 mod memory;
 mod optimizer;
 mod rnnt;
+mod steps;
 mod times;
 
 use clap::{Parser, Subcommand};

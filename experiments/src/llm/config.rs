@@ -128,6 +128,14 @@ impl Experiment for TrainLlm {
         KeyDoc::new("data.sample_top_p", "number", "0.95", "0 < p ≤ 1", "The sample draws from the likeliest tokens that hold this probability."),
     ];
 
+    const EVALUATION_KEYS: &'static [&'static str] = &[
+        "data.eval_windows",
+        "data.sample_prompt",
+        "data.sample_tokens",
+        "data.sample_temperature",
+        "data.sample_top_p",
+    ];
+
     fn check(config: &RunConfig<Self>) -> Result<(), FieldError> {
         let (model, data) = (config.model(), config.data());
         model

@@ -1,4 +1,5 @@
 //! The programs on a model and a text small enough for a test.
+#![allow(clippy::format_push_string, reason = "a table of a few lines, written as it reads")]
 #![allow(dead_code, reason = "each test binary uses its part of this module")]
 #![allow(unreachable_pub, reason = "a module of test binaries, which export nothing")]
 

@@ -13,6 +13,7 @@ mod archive;
 mod split;
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -109,7 +110,7 @@ fn write(clips: &[Clip<'_>], out: &Path) -> Result<()> {
             let Spoken { name, character, text, sound } = spoken;
             if parts[character] == part {
                 fs::write(out.join("clips").join(format!("{name}.mp3")), sound)?;
-                manifest.push_str(&format!("clips/{name}.mp3\t{text}\t{character}\n"));
+                writeln!(manifest, "clips/{name}.mp3\t{text}\t{character}")?;
                 count += 1;
                 length += seconds;
             }

@@ -68,8 +68,7 @@ impl SpeechSpec {
             masks.check()?;
         }
         match self.batch_secs {
-            // NaN is neither.
-            Some(secs) if !(secs >= needed) => {
+            Some(secs) if secs < needed || secs.is_nan() => {
                 let expected =
                     format!("at least {needed:.3}, which the longest clip takes at its slowest");
                 wrong("data.batch_secs", secs.to_string(), expected)
@@ -204,9 +203,9 @@ impl BatchReport {
 /// let units = Units::characters(&transcripts(&utterances, spec.normalisation))?;
 /// let set = SpeechSet::build(utterances, &units, &spec, &|_, _| {})?;
 ///
-/// let mut batches = SpeechBatches::new(set.into(), SpeechSpec::plain(2, 0))?;
+/// let mut batches = SpeechBatches::new(set.into(), SpeechSpec::plain(3, 0))?;
 /// let batch = batches.next_batch()?;
-/// assert_eq!(batch.tensor(&candle_core::Device::Cpu)?.dims(), [2, 101, 80]);
+/// assert_eq!(batch.tensor(&candle_core::Device::Cpu)?.dims(), [3, 101, 80]);
 /// assert_eq!(units.decode(&batch.targets[0])?, "one two");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -243,7 +242,7 @@ impl SpeechBatches {
         feed.get_or_insert_with(|| {
             let samples = set.clips().iter().map(|clip| clip.samples).collect();
             let (spec, from) = (spec.clone(), *next);
-            let masks = spec.spec_augment.clone().map(|masks| (masks, spec.seed));
+            let masks = spec.spec_augment.map(|masks| (masks, spec.seed));
             // The plan is drawn on the thread: going to a late epoch takes a while.
             let jobs = move || jobs(Planner::new(samples, spec), from);
             Feed::start(Maker { set: set.clone(), mel: LogMel::new(), masks }, jobs)

@@ -17,7 +17,8 @@ use crate::{Error, Result};
 /// let held_out = EvalBatches::new(set, 16)?;
 /// let mut batches = held_out.batches();
 /// for batch in batches.by_ref() {
-///     println!("{} clips of at most {} frames", batch.as_ref()?.batch(), batch?.max_frames);
+///     let batch = batch?;
+///     println!("{} clips of at most {} frames", batch.batch(), batch.max_frames);
 /// }
 /// assert!(batches.take_notes().is_empty(), "every clip was read");
 /// # Ok(())
@@ -94,7 +95,8 @@ impl EvalBatches {
 
 /// Batches of an evaluation; see [`EvalBatches::batches`].
 ///
-/// A clip that cannot be read any more is left out, counted in the report, and named in the notes.
+/// A clip that cannot be read any more is left out, counted in the report, and named in the notes; where
+/// not one can be read, that is an error. Nothing comes after an error.
 #[derive(Debug)]
 pub struct EvalIter {
     feed: Feed,

@@ -1,25 +1,10 @@
 //! The front end: log-mel spectra, normalised by utterance.
-//!
-//! Every 10 ms the power spectrum of 25 ms of sound, summed up in 80 triangles that are evenly spaced
-//! on the mel scale, as a logarithm:
-//!
-//! ```text
-//! X[t, k] = Σ_n w[n] · x[160 t + n − 200] · exp(−2πi k n / 512),    n = 0 … 399, k = 0 … 256
-//! y[t, b] = ln(Σ_k H[b, k] · |X[t, k]|² + 2⁻²⁴),                     b = 0 … 79
-//! ```
-//!
-//! w is the periodic Hann window; x is reflected at both ends (without repeating the sample at the
-//! end), so that frame t is centred at sample 160 t. H are Slaney's triangles of area 1 from 0 to
-//! 8,000 Hz: mel is linear in Hz up to 1,000 Hz and logarithmic above. This is `MelSpectrogram`
-//! of torchaudio with `n_fft=512, win_length=400, hop_length=160, n_mels=80, norm="slaney",
-//! mel_scale="slaney"` (`torch.stft` centres the window in the 512 samples, which turns phases and
-//! leaves power as it is); a golden case compares them. Everything is summed in f64: in f32, rounding
-//! of a frame's loud bins is seen in its weakest ones (1e-3 of their power in torchaudio).
 
 use std::f64::consts::PI;
 use std::fmt;
 use std::sync::Arc;
 
+use realfft::num_complex::Complex;
 use realfft::{RealFftPlanner, RealToComplex};
 
 use super::RATE;
@@ -37,8 +22,24 @@ const FLOOR: f64 = 1.0 / 16_777_216.0;
 /// What is added to the standard deviation, so that a constant bin is divided by something.
 const DEVIATION_FLOOR: f64 = 1e-5;
 
-/// The plan of the front end: Fourier transform, window and filters. Made once, it serves any
-/// number of threads.
+/// The front end, as a plan of Fourier transform, window and filters: made once, it serves any number
+/// of threads.
+///
+/// Every 10 ms the power spectrum of 25 ms of sound, summed up in 80 triangles that are evenly spaced
+/// on the mel scale, as a logarithm:
+///
+/// ```text
+/// X[t, k] = Σ_n w[n] · x[160 t + n − 200] · exp(−2πi k n / 512),    n = 0 … 399, k = 0 … 256
+/// y[t, b] = ln(Σ_k H[b, k] · |X[t, k]|² + 2⁻²⁴),                     b = 0 … 79
+/// ```
+///
+/// w is the periodic Hann window; x is reflected at both ends (without repeating the sample at the
+/// end), so that frame t is centred at sample 160 t. H are Slaney's triangles of area 1 from 0 to
+/// 8,000 Hz: mel is linear in Hz up to 1,000 Hz and logarithmic above. This is `MelSpectrogram`
+/// of torchaudio with `n_fft=512, win_length=400, hop_length=160, n_mels=80, norm="slaney",
+/// mel_scale="slaney"` (`torch.stft` centres the window in the 512 samples, which turns phases and
+/// leaves power as it is); a golden case compares them. Everything is summed in f64: in f32, rounding
+/// of a frame's loud bins is seen in its weakest ones (1e-3 of their power in torchaudio).
 ///
 /// ```
 /// use fadam_data::speech::{BINS, LogMel};
@@ -68,7 +69,7 @@ impl LogMel {
         let hann = |n| 0.5 - 0.5 * (2.0 * PI * f64::from(n) / WINDOW as f64).cos();
         Self {
             fft: RealFftPlanner::new().plan_fft_forward(FFT),
-            window: (0..WINDOW as u32).map(|n| hann(n)).collect(),
+            window: (0..WINDOW as u32).map(hann).collect(),
             filters: filters(),
         }
     }
@@ -78,7 +79,7 @@ impl LogMel {
         if samples == 0 { 0 } else { 1 + samples / HOP }
     }
 
-    /// y of the module's equation, \[frames, 80\], not normalised. `samples` are at 16 kHz and
+    /// y of the equation above, \[frames, 80\], not normalised. `samples` are at 16 kHz and
     /// finite.
     ///
     /// A clip that is shorter than its reflection (200 samples; `torch.stft` refuses less than
@@ -86,19 +87,11 @@ impl LogMel {
     pub fn compute(&self, samples: &[f32]) -> Features {
         let frames = Self::frames(samples.len());
         let mut values = Vec::with_capacity(frames * BINS);
-        let mut input = self.fft.make_input_vec();
-        let mut spectrum = self.fft.make_output_vec();
-        let mut scratch = self.fft.make_scratch_vec();
-        let mut power = vec![0.0; spectrum.len()];
+        let mut buffers = Buffers::of(&*self.fft);
         for frame in 0..frames {
-            self.cut(samples, frame, &mut input);
-            self.fft
-                .process_with_scratch(&mut input, &mut spectrum, &mut scratch)
-                .expect("the buffers are those that the plan made");
-            for (power, x) in power.iter_mut().zip(&spectrum) {
-                *power = x.re * x.re + x.im * x.im;
-            }
-            let log = |filter: &Filter| (filter.sum(&power) + FLOOR).ln() as f32;
+            self.cut(samples, frame, &mut buffers.input);
+            let power = buffers.transform(&*self.fft);
+            let log = |filter: &Filter| (filter.sum(power) + FLOOR).ln() as f32;
             values.extend(self.filters.iter().map(log));
         }
         Features { frames, values }
@@ -108,15 +101,16 @@ impl LogMel {
     fn cut(&self, samples: &[f32], frame: usize, input: &mut [f64]) {
         let (windowed, zeros) = input.split_at_mut(WINDOW);
         zeros.fill(0.0);
-        let begin = (frame * HOP) as isize - (WINDOW / 2) as isize;
-        let inside = usize::try_from(begin).ok().and_then(|at| samples.get(at..at + WINDOW));
+        let inside = (frame * HOP)
+            .checked_sub(WINDOW / 2)
+            .and_then(|begin| samples.get(begin..begin + WINDOW));
         if let Some(samples) = inside {
             for (x, &sample) in windowed.iter_mut().zip(samples) {
                 *x = f64::from(sample);
             }
         } else {
             for (n, x) in windowed.iter_mut().enumerate() {
-                *x = f64::from(samples[reflect(begin + n as isize, samples.len())]);
+                *x = f64::from(samples[reflect(frame * HOP + n, WINDOW / 2, samples.len())]);
             }
         }
         for (x, w) in windowed.iter_mut().zip(&self.window) {
@@ -143,19 +137,43 @@ impl Filter {
     }
 }
 
-/// The index of a sample that stands for `at` when 0 … n − 1 is reflected at both its ends:
-/// … 2 1 0 1 2 … n−2 n−1 n−2 …
-fn reflect(at: isize, n: usize) -> usize {
-    let last = n as isize - 1;
-    if last == 0 {
-        return 0;
-    }
-    let at = at.rem_euclid(2 * last);
-    at.min(2 * last - at) as usize
+/// What a transform works in.
+struct Buffers {
+    input: Vec<f64>,
+    spectrum: Vec<Complex<f64>>,
+    scratch: Vec<Complex<f64>>,
+    power: Vec<f64>,
 }
 
-/// H: between the edges e_b, e_{b+1}, e_{b+2} (82 of them, evenly spaced in mel) a triangle of
-/// height 2/(e_{b+2} − e_b).
+impl Buffers {
+    fn of(fft: &dyn RealToComplex<f64>) -> Self {
+        let (input, spectrum) = (fft.make_input_vec(), fft.make_output_vec());
+        let power = vec![0.0; spectrum.len()];
+        Self { input, spectrum, scratch: fft.make_scratch_vec(), power }
+    }
+
+    /// |X|² of the input, which is used up.
+    fn transform(&mut self, fft: &dyn RealToComplex<f64>) -> &[f64] {
+        fft.process_with_scratch(&mut self.input, &mut self.spectrum, &mut self.scratch)
+            .expect("the buffers are those that the plan made");
+        for (power, x) in self.power.iter_mut().zip(&self.spectrum) {
+            *power = x.re * x.re + x.im * x.im;
+        }
+        &self.power
+    }
+}
+
+/// The index of the sample that stands at `at` − `before` when 0 … n − 1 is reflected at both its
+/// ends, again and again: … 2 1 0 1 2 … n−2 n−1 n−2 …
+fn reflect(at: usize, before: usize, n: usize) -> usize {
+    // Here and there again; a single sample is everywhere.
+    let period = (2 * (n - 1)).max(1);
+    let at = (at + before.next_multiple_of(period) - before) % period;
+    at.min(period - at)
+}
+
+/// H: a triangle over each three of 82 edges that are evenly spaced in mel, of height 2 over the
+/// distance in Hz from the first to the third: of area 1.
 fn filters() -> Vec<Filter> {
     let nyquist = f64::from(RATE) / 2.0;
     let step = mel(nyquist) / (BINS + 1) as f64;

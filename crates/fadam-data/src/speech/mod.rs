@@ -23,10 +23,12 @@
 
 mod augment;
 mod batches;
+mod cache;
 mod embedded;
 mod eval;
 mod features;
 mod librispeech;
+mod look;
 mod manifest;
 mod parquet_rows;
 mod pieces;

@@ -9,6 +9,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use super::cache;
 use super::utterance::{Audio, Utterance};
 pub use crate::table::ParquetRow;
 use crate::table::Table;
@@ -47,4 +48,10 @@ pub(super) fn read(path: &Path, place: &str) -> Result<Vec<Utterance>> {
         }
     }
     Ok(utterances)
+}
+
+/// What a cache knows a row by.
+pub(super) fn stamp(row: &ParquetRow) -> String {
+    let (path, about) = row.table.file();
+    format!("row {} of {}", row.number, cache::stamp(&path.display().to_string(), about))
 }

@@ -19,7 +19,7 @@ const SPACE: char = '▁';
 #[derive(Debug, Clone)]
 pub(super) struct Pieces {
     inner: tokenizers::Tokenizer,
-    pieces: Vec<String>,
+    all: Vec<String>,
     alphabet: HashSet<char>,
 }
 
@@ -76,7 +76,7 @@ impl Pieces {
         if !alphabet.contains(&SPACE) {
             return Err(format!("expected {SPACE} among the pieces"));
         }
-        Ok(Self { inner, pieces, alphabet })
+        Ok(Self { inner, all: pieces, alphabet })
     }
 
     /// What a file keeps of them: the model, in the format of the `tokenizers` library.
@@ -85,7 +85,7 @@ impl Pieces {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.pieces.len()
+        self.all.len()
     }
 
     pub(super) fn knows(&self, c: char) -> bool {
@@ -106,13 +106,13 @@ impl Pieces {
 
     /// The text of pieces.
     pub(super) fn join(&self, numbers: impl Iterator<Item = usize>) -> String {
-        let text: String = numbers.map(|at| &*self.pieces[at]).collect();
+        let text: String = numbers.map(|at| &*self.all[at]).collect();
         text.strip_prefix(SPACE).unwrap_or(&text).replace(SPACE, " ")
     }
 
     /// A piece as it is.
     pub(super) fn written(&self, at: usize) -> String {
-        self.pieces[at].clone()
+        self.all[at].clone()
     }
 }
 

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use super::look::Kept;
+use super::sound::RATE;
+
 /// Why an utterance is not in the set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
@@ -68,6 +71,10 @@ pub struct SpeechReport {
     pub resampled: usize,
     /// Sounds in the set that had several channels, and were mixed down to one.
     pub mixed_down: usize,
+    /// Sounds in the set that were not decoded, since a cache knows them.
+    pub from_cache: usize,
+    /// Why the cache was made anew, if it was.
+    pub cache_note: Option<String>,
     /// How often a character that the network cannot write was left out of a transcript in the set.
     pub unknown_characters: BTreeMap<char, usize>,
     /// The others.
@@ -85,10 +92,17 @@ impl SpeechReport {
     }
 
     /// Counts one that is.
-    pub(super) fn keep(&mut self, seconds: f64, labels: usize) {
+    pub(super) fn keep(&mut self, kept: &Kept) {
+        let (seconds, heard) = (kept.clip.seconds(), &kept.heard);
         self.kept += 1;
         self.seconds += seconds;
-        self.labels += labels as u64;
+        self.labels += kept.clip.targets.len() as u64;
+        self.resampled += usize::from(heard.rate != RATE);
+        self.mixed_down += usize::from(heard.channels > 1);
+        self.from_cache += usize::from(kept.samples.is_none());
+        for &c in &kept.unknown {
+            *self.unknown_characters.entry(c).or_default() += 1;
+        }
         let (shortest, longest) = self.range.unwrap_or((seconds, seconds));
         self.range = Some((shortest.min(seconds), longest.max(seconds)));
     }
@@ -108,6 +122,12 @@ impl fmt::Display for SpeechReport {
         }
         if self.resampled + self.mixed_down > 0 {
             write!(f, "\n  {} resampled, {} mixed down", self.resampled, self.mixed_down)?;
+        }
+        if self.from_cache > 0 {
+            write!(f, "\n  {} known from the cache of checks", self.from_cache)?;
+        }
+        if let Some(note) = &self.cache_note {
+            write!(f, "\n  {note}")?;
         }
         if !self.unknown_characters.is_empty() {
             let all: usize = self.unknown_characters.values().sum();

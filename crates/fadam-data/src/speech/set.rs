@@ -1,19 +1,20 @@
 //! The checked set: utterances whose sound can be read and whose transcript can be written.
 
-use std::fs;
-use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use flate2::Crc;
 use rayon::prelude::*;
 
 use super::LogMel;
-use super::report::{Reason, SpeechReport};
-use super::sound::{self, RATE};
-use super::store::{Samples, Store, round};
+use super::cache::Cache;
+use super::look::{Kept, Looked, look};
+use super::report::SpeechReport;
+use super::sound::RATE;
+use super::store::Store;
 use super::text::Normalisation;
 use super::units::Units;
-use super::utterance::{Audio, Utterance};
+use super::utterance::Utterance;
 use crate::{Error, Result};
 
 /// What an utterance must be to be trained on.
@@ -21,7 +22,7 @@ use crate::{Error, Result};
 pub struct SetSpec {
     /// The shortest sound, in seconds; 0.1 unless given, at least 0.05.
     pub min_secs: f64,
-    /// The longest sound, in seconds; 16.7 unless given, which is what NeMo's recipes take.
+    /// The longest sound, in seconds; 16.7 unless given, which is what `NeMo`'s recipes take.
     pub max_secs: f64,
     /// What is done to transcripts.
     pub normalisation: Normalisation,
@@ -115,12 +116,6 @@ pub struct SpeechSet {
     store: Store,
 }
 
-/// What looking at an utterance gave.
-enum Looked {
-    Kept { clip: Clip, samples: Samples, resampled: bool, mixed_down: bool, unknown: Vec<char> },
-    LeftOut { reason: Reason, what: String },
-}
-
 /// So many utterances are looked at between two calls of `progress`.
 const ROUND: usize = 64;
 
@@ -128,10 +123,10 @@ impl SpeechSet {
     /// Decodes every sound once, in parallel, and keeps what passes; the order stays. `progress` is
     /// told (how many are done, of how many).
     ///
-    /// What is left out is counted with its [`Reason`] in the [report](SpeechSet::report): a file that
-    /// is missing, or no sound; a transcript of no usable symbol; sounds that are too short, too long
-    /// or silent; more labels than the network can write in so many frames. A stereo sound is mixed
-    /// down, another rate is resampled.
+    /// What is left out is counted with its [`Reason`](super::Reason) in the
+    /// [report](SpeechSet::report): a file that is missing, or no sound; a transcript of no usable
+    /// symbol; sounds that are too short, too long or silent; more labels than the network can write in
+    /// so many frames. A stereo sound is mixed down, another rate is resampled.
     ///
     /// ```
     /// use fadam_data::speech::{Normalisation, SetSpec, SpeechSet, SpeechSource, Units, transcripts};
@@ -161,9 +156,38 @@ impl SpeechSet {
         spec: &SetSpec,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Self> {
+        Self::look_at(utterances, units, spec, (Cache::default(), None), progress)
+    }
+
+    /// [`SpeechSet::build`], with what was found kept in `speech-checks.jsonl` in the folder `cache` (made
+    /// if missing): a sound file that has not changed since is not decoded again to be checked.
+    ///
+    /// The set is the same, but for the samples in memory, which come there when they are first used.
+    ///
+    /// # Errors
+    /// As there; a folder or file that cannot be read or written. A file that is damaged is made anew,
+    /// which the report says.
+    pub fn build_cached(
+        utterances: Vec<Utterance>,
+        units: &Units,
+        spec: &SetSpec,
+        cache: &Path,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self> {
+        spec.check()?;
+        Self::look_at(utterances, units, spec, Cache::open(cache)?, progress)
+    }
+
+    fn look_at(
+        utterances: Vec<Utterance>,
+        units: &Units,
+        spec: &SetSpec,
+        (mut cache, cache_note): (Cache, Option<String>),
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Self> {
         spec.check()?;
         let total = utterances.len();
-        let mut report = SpeechReport { given: total, ..SpeechReport::default() };
+        let mut report = SpeechReport { given: total, cache_note, ..SpeechReport::default() };
         let mut clips = Vec::new();
         // With room for all, since how many will pass is not known yet.
         let store = Store::new(total, spec.keep_mb.saturating_mul(1 << 20));
@@ -174,25 +198,32 @@ impl SpeechSet {
             done += round.len();
             let looked: Vec<Looked> = round
                 .into_par_iter()
-                .map(|utterance| look(utterance, units, spec))
+                .map(|utterance| look(utterance, units, spec, &cache))
                 .collect::<Result<_>>()?;
             for looked in looked {
-                match looked {
-                    Looked::Kept { clip, samples, resampled, mixed_down, unknown } => {
-                        report.keep(clip.seconds(), clip.targets.len());
-                        report.resampled += usize::from(resampled);
-                        report.mixed_down += usize::from(mixed_down);
-                        for c in unknown {
-                            *report.unknown_characters.entry(c).or_default() += 1;
+                let heard = match looked {
+                    Looked::Kept(kept) => {
+                        report.keep(&kept);
+                        let Kept { clip, samples, heard, stamp, .. } = *kept;
+                        if let Some(samples) = samples {
+                            store.offer(clips.len(), &samples);
                         }
-                        store.offer(clips.len(), &samples);
                         clips.push(clip);
+                        stamp.map(|stamp| (stamp, heard))
                     }
-                    Looked::LeftOut { reason, what } => report.leave_out(reason, what),
+                    Looked::LeftOut { reason, what, heard } => {
+                        report.leave_out(reason, what);
+                        heard
+                    }
+                };
+                if let Some((stamp, heard)) = heard {
+                    cache.insert(stamp, heard);
                 }
             }
+            cache.save_now_and_then()?;
             progress(done, total);
         }
+        cache.save()?;
         if clips.is_empty() {
             return Err(Error::NoSpeech { report: Box::new(report) });
         }
@@ -221,7 +252,7 @@ impl SpeechSet {
     ///
     /// # Panics
     /// When there is no such clip.
-    pub fn samples(&self, clip: usize) -> Result<std::sync::Arc<[i16]>> {
+    pub fn samples(&self, clip: usize) -> Result<Arc<[i16]>> {
         let Clip { utterance, samples, .. } = &self.clips[clip];
         self.store.get(clip, &utterance.audio, *samples)
     }
@@ -234,7 +265,9 @@ impl SpeechSet {
             crc.update(&[0]);
             crc.update(&(*samples as u64).to_le_bytes());
             crc.update(&(targets.len() as u64).to_le_bytes());
-            targets.iter().for_each(|target| crc.update(&target.to_le_bytes()));
+            for target in targets {
+                crc.update(&target.to_le_bytes());
+            }
         }
         crc.sum()
     }
@@ -243,85 +276,4 @@ impl SpeechSet {
 /// The normalised transcripts, of which [`Units`] are made.
 pub fn transcripts(utterances: &[Utterance], normalisation: Normalisation) -> Vec<String> {
     utterances.iter().map(|utterance| normalisation.apply(&utterance.text)).collect()
-}
-
-/// Whether an utterance is for the set. An error is one of the tokenizer.
-fn look(utterance: Utterance, units: &Units, spec: &SetSpec) -> Result<Looked> {
-    let text = spec.normalisation.apply(&utterance.text);
-    let targets = units.encode(&text)?;
-    let name = utterance.audio.to_string();
-    let left_out = |reason, what: String| Ok(Looked::LeftOut { reason, what });
-    if targets.is_empty() || text.trim().is_empty() {
-        return left_out(Reason::NoSymbol, format!("{name}: {:?}", utterance.text));
-    }
-    if let Some((reason, what)) = look_at_file(&utterance.audio, spec) {
-        return left_out(reason, what);
-    }
-    let decoded = match utterance.audio.decode() {
-        Ok(decoded) => decoded,
-        Err(error) => return left_out(Reason::Unreadable, error.to_string()),
-    };
-    let samples = decoded.sound.samples().len();
-    let clip = Clip { utterance, text, targets, samples };
-    if let Some((reason, what)) = look_at_length(&clip, spec) {
-        return left_out(reason, format!("{name}: {what}"));
-    }
-    if decoded.sound.is_silent() {
-        return left_out(Reason::Silent, name);
-    }
-    let (resampled, mixed_down) = (decoded.rate != RATE, decoded.channels > 1);
-    let unknown = units.unknown(&clip.text);
-    Ok(Looked::Kept { clip, samples: round(&decoded), resampled, mixed_down, unknown })
-}
-
-/// What is seen without decoding: that there is no file, or that it is much too long to be decoded.
-fn look_at_file(audio: &Audio, spec: &SetSpec) -> Option<(Reason, String)> {
-    let Audio::File(path) = audio else { return None };
-    let name = path.display();
-    let bytes = match fs::metadata(path) {
-        Ok(about) => about.len(),
-        Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-            return Some((Reason::Missing, name.to_string()));
-        }
-        Err(cause) => {
-            return Some((Reason::Unreadable, format!("{name}: cannot read it: {cause}")));
-        }
-    };
-    let seconds = long_seconds(path, bytes, spec.max_secs)?;
-    Some((Reason::TooLong, format!("{name}: {}", too_long(seconds, spec))))
-}
-
-/// The seconds of a file that is larger than two channels of 32 bits at 48 kHz would be, if they are
-/// above `max_secs`. Hours of sound would otherwise be decoded only to be left out.
-fn long_seconds(path: &Path, bytes: u64, max_secs: f64) -> Option<f64> {
-    if bytes as f64 <= max_secs * (48_000 * 2 * 4) as f64 {
-        return None;
-    }
-    // What has no length is decoded, which says why.
-    sound::duration(path).ok().filter(|&seconds| seconds > max_secs)
-}
-
-fn too_long(seconds: f64, spec: &SetSpec) -> String {
-    format!("{seconds:.1} s, data.max_secs is {}", spec.max_secs)
-}
-
-/// What is wrong with the length of a decoded clip.
-fn look_at_length(clip: &Clip, spec: &SetSpec) -> Option<(Reason, String)> {
-    let seconds = clip.seconds();
-    if seconds < spec.min_secs {
-        let what = format!("{seconds:.3} s, data.min_secs is {}", spec.min_secs);
-        return Some((Reason::TooShort, what));
-    }
-    if seconds > spec.max_secs {
-        return Some((Reason::TooLong, too_long(seconds, spec)));
-    }
-    let (labels, frames) = (clip.targets.len(), clip.frames().div_ceil(spec.subsampling));
-    let most = frames.saturating_mul(spec.labels_per_frame);
-    (labels > most).then(|| {
-        let what = format!(
-            "{labels} labels in {seconds:.1} s, at most {} in each of {frames} frames",
-            spec.labels_per_frame
-        );
-        (Reason::TooManyLabels, what)
-    })
 }

@@ -95,11 +95,10 @@ pub struct Decoded {
 /// between 4,000 and 768,000 samples a second; a stream that changes its rate or channels.
 pub fn decode(bytes: Vec<u8>, name: &str) -> Result<Decoded> {
     let begins = Begins::of(&bytes, name)?;
-    let seconds_of = |at: usize, rate: u32| at as f64 / f64::from(rate);
     let mono = Stream::open(begins.source(Cursor::new(bytes)), name)?.decode()?;
-    // Written so that NaN is found as well.
-    if let Some(at) = mono.samples.iter().position(|x| !(x.abs() <= LARGEST)) {
-        let (seconds, value) = (seconds_of(at, mono.rate), mono.samples[at]);
+    let is_amplitude = |x: &f32| (-LARGEST..=LARGEST).contains(x);
+    if let Some(at) = mono.samples.iter().position(|x| !is_amplitude(x)) {
+        let (seconds, value) = (at as f64 / f64::from(mono.rate), mono.samples[at]);
         return Err(Error::SoundSample { name: name.to_owned(), seconds, value });
     }
     let samples = resample(mono.samples, mono.rate, RATE);
@@ -180,11 +179,7 @@ impl Begins {
                 Err(Error::NoAudioTrack { name: name.to_owned() })
             }
             [b'O', b'g', b'g', b'S', ..] => Ok(Self::Ogg),
-            [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'A', b'V', b'E', ..] => Ok(Self::Other),
-            [b'f', b'L', b'a', b'C', ..] | [b'I', b'D', b'3', ..] => Ok(Self::Other),
-            // A frame of MPEG audio: eleven bits of synchronisation.
-            [0xff, second, ..] if second >> 5 == 7 => Ok(Self::Other),
-            _ if name.to_ascii_lowercase().ends_with(".mp3") => Ok(Self::Other),
+            _ if is_known(head) || name.to_ascii_lowercase().ends_with(".mp3") => Ok(Self::Other),
             _ => Err(not_sound(format!(
                 "it begins with \"{}\"",
                 head[..head.len().min(12)].escape_ascii()
@@ -200,6 +195,14 @@ impl Begins {
             Self::Other => Box::new(ReadOnlySource::new(source)),
         }
     }
+}
+
+/// Whether this begins as WAV, FLAC, a tag of ID3 or a frame of MPEG audio (eleven bits of
+/// synchronisation).
+fn is_known(head: &[u8]) -> bool {
+    let is_wav = head.starts_with(b"RIFF") && head.get(8..12) == Some(b"WAVE");
+    let is_mpeg = head[0] == 0xff && head.get(1).is_some_and(|second| second >> 5 == 7);
+    is_wav || head.starts_with(b"fLaC") || head.starts_with(b"ID3") || is_mpeg
 }
 
 /// Whether an Ogg file has streams and none of them is sound. Each stream introduces itself on a page

@@ -85,14 +85,19 @@ impl SpeechSource {
     /// A place that is missing, unreadable, given twice or of another kind; text that is not UTF-8; a
     /// line or a table that is not as it must be; a sound that is given twice; not one utterance.
     pub fn read(&self) -> Result<(Vec<Utterance>, SourceReport)> {
-        self.read_with(&Hub::from_env())
+        self.read_with(&Hub::from_env(), &|_| {})
     }
 
-    /// [`SpeechSource::read`] with another way to the hub.
+    /// [`SpeechSource::read`] with another way to the hub. `tell` gets a line before each file of the hub,
+    /// which may have to be downloaded.
     ///
     /// # Errors
     /// As there.
-    pub fn read_with(&self, hub: &Hub) -> Result<(Vec<Utterance>, SourceReport)> {
+    pub fn read_with(
+        &self,
+        hub: &Hub,
+        tell: &dyn Fn(&str),
+    ) -> Result<(Vec<Utterance>, SourceReport)> {
         let (mut utterances, mut report) = (Vec::new(), SourceReport::default());
         match self {
             Self::Embedded => {
@@ -100,10 +105,13 @@ impl SpeechSource {
                 utterances = embedded()?.into_iter().map(Utterance::from).collect();
             }
             Self::Places(places) => {
-                for place in places {
-                    for place in name_range::expand(place)? {
-                        read_place(&place, hub, &mut utterances, &mut report)?;
+                let places = places.iter().map(|place| name_range::expand(place));
+                let places = places.collect::<Result<Vec<_>>>()?.concat();
+                for (at, place) in places.iter().enumerate() {
+                    if HubFile::is_meant(place) {
+                        tell(&format!("{}: file {} of {}", place.display(), at + 1, places.len()));
                     }
+                    read_place(place, hub, &mut utterances, &mut report)?;
                 }
             }
         }

@@ -11,10 +11,14 @@ use crate::{Error, Result};
 /// what is kept in memory changes nothing.
 pub(super) type Samples = Arc<[i16]>;
 
-/// x · 2¹⁵ to the nearest whole number, cut off at the ends.
+/// g · x · 2¹⁵ to the nearest whole number. The gain g is 1, and 1 / max |x| for a sound that goes beyond
+/// ±1 (of floating-point numbers, or resampled at full scale): it is turned down, not cut off.
 pub(super) fn round(decoded: &Decoded) -> Samples {
-    let round = |&x: &f32| (x * 32768.0).round().clamp(-32768.0, 32767.0) as i16;
-    decoded.sound.samples().iter().map(round).collect()
+    let samples = decoded.sound.samples();
+    let peak = samples.iter().fold(1f32, |peak, x| peak.max(x.abs()));
+    let scale = 32768.0 / peak;
+    let round = |&x: &f32| (x * scale).round().min(32767.0) as i16;
+    samples.iter().map(round).collect()
 }
 
 /// The other way, exact.
@@ -83,8 +87,11 @@ mod tests {
     fn sixteen_bits_come_back_exactly() {
         let all: Vec<i16> = (i16::MIN..=i16::MAX).collect();
         assert_eq!(*round(&decoded(widen(&all))), all);
-        let loud = round(&decoded(vec![-1.5, 1.0, 1.5, 0.4 / 32768.0, 0.6 / 32768.0]));
-        assert_eq!(*loud, [-32768, 32767, 32767, 0, 1]);
+        let near = round(&decoded(vec![-1.0, 1.0, 0.4 / 32768.0, 0.6 / 32768.0]));
+        assert_eq!(*near, [-32768, 32767, 0, 1]);
+        // Floats at the scale of 16-bit integers keep their shape.
+        let loud = round(&decoded(vec![30_000.0, -15_000.0, 7_500.0, 0.0]));
+        assert_eq!(*loud, [32767, -16384, 8192, 0]);
     }
 
     #[test]

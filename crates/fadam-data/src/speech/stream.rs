@@ -10,8 +10,9 @@ use symphonia::core::codecs::audio::{AudioCodecId, AudioDecoder, AudioDecoderOpt
 use symphonia::core::errors::Error as Refusal;
 use symphonia::core::formats::probe::Hint;
 use symphonia::core::formats::well_known::FORMAT_ID_MP3;
-use symphonia::core::formats::{FormatReader, TrackType};
-use symphonia::core::io::{MediaSource, MediaSourceStream};
+use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
+use symphonia::core::io::{MediaSource, MediaSourceStream, MediaSourceStreamOptions};
+use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 
 use crate::{Error, Result};
@@ -42,9 +43,9 @@ impl Stream {
     /// Reads what stands before the sound.
     pub(super) fn open(source: Box<dyn MediaSource>, name: &str) -> Result<Self> {
         let name = name.to_owned();
-        let source = MediaSourceStream::new(source, Default::default());
+        let source = MediaSourceStream::new(source, MediaSourceStreamOptions::default());
         let reader = symphonia::default::get_probe()
-            .probe(&Hint::new(), source, Default::default(), Default::default())
+            .probe(&Hint::new(), source, FormatOptions::default(), MetadataOptions::default())
             .map_err(|refusal| header(&name, refusal))?;
         let Some(track) = reader.default_track(TrackType::Audio) else {
             return Err(Error::NoAudioTrack { name });

@@ -13,9 +13,9 @@ pub enum Normalisation {
     /// In this order:
     ///
     /// 1. Unicode NFC: a letter and its accents have one spelling.
-    /// 2. Lower case, as Unicode defines it for every script: "ΣΟΦΟΣ" is "σοφος", "STRASSE" stays
-    ///    "strasse".
-    /// 3. Typographic apostrophes (’ ‘ ʼ ′ ` ´ and the full-width one) are `'`.
+    /// 2. Lower case, as Unicode defines it for every script, at the end of a Greek word too ("ΣΟΦΟΣ" is
+    ///    "σοφος").
+    /// 3. Typographic apostrophes (’ ‘ ʼ ′, grave and acute accents that stand alone, and the full-width one) are `'`.
     /// 4. Characters that show nothing (soft hyphens, joiners, directions, variants of a glyph) are
     ///    left out: what stands on their two sides is one word.
     /// 5. Letters and digits of all scripts and their combining marks stay, and so does an apostrophe

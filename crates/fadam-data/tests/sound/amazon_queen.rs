@@ -45,8 +45,8 @@ fn dialogue(number: i16, joe: &[(u16, &[u8])], other: &[(u16, &[u8])]) -> Vec<u8
     // A line without text has no padding, and what follows it begins anywhere.
     let begin = bytes.len() as u16;
     put(&mut bytes, other);
-    for (n, field) in [-1, 2, number, joe.len() as i16, other.len() as i16].into_iter().enumerate()
-    {
+    let count = |lines: &[(u16, &[u8])]| i16::try_from(lines.len()).unwrap();
+    for (n, field) in [-1, 2, number, count(joe), count(other)].into_iter().enumerate() {
         bytes[2 * n..2 * n + 2].copy_from_slice(&field.to_be_bytes());
     }
     bytes[22..24].copy_from_slice(&begin.to_be_bytes());

@@ -61,10 +61,11 @@ fn by_definition(samples: &[f32]) -> Vec<f64> {
         let fall = (high - f) / (high - middle);
         rise.min(fall).max(0.0) * 2.0 / (high - low)
     };
+    let length = i64::try_from(samples.len()).unwrap();
     let sample = |at: i64| {
         let (mut at, mut step) = (at, 1);
         // Walk from outside to the inside, turning round at the ends.
-        let last = samples.len() as i64 - 1;
+        let last = length - 1;
         while last > 0 && !(0..=last).contains(&at) {
             at = if at < 0 { -at } else { 2 * last - at };
             step += 1;
@@ -73,7 +74,7 @@ fn by_definition(samples: &[f32]) -> Vec<f64> {
         f64::from(samples[if last == 0 { 0 } else { at as usize }])
     };
     let mut values = Vec::new();
-    for frame in 0..=samples.len() as i64 / 160 {
+    for frame in 0..=length / 160 {
         let windowed: Vec<f64> = (0..400)
             .map(|n| sample(160 * frame + n - 200) * 0.5 * (1.0 - (TAU * n as f64 / 400.0).cos()))
             .collect();

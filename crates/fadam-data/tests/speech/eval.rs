@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use fadam_data::Error;
 use fadam_data::speech::{EvalBatches, SpeechBatch};
 
 use super::{corpus, set_of};
@@ -66,9 +67,11 @@ fn a_clip_that_vanished_is_counted_and_named() {
     assert_eq!((clips, batches.report().skipped), (5, 1));
     let notes = batches.take_notes();
     assert!(notes.len() == 1 && notes[0].starts_with("utterance clips/2.wav is left out: "));
-    // None at all: an end, and not a silent one.
+    // None at all is an error, and an end.
     fs::remove_dir_all(folder.path().join("clips")).unwrap();
     let mut batches = eval.batches();
+    let error = batches.next().unwrap().unwrap_err();
+    assert!(matches!(error, Error::SpeechGone { clips: 6, .. }), "{error}");
     assert!(batches.next().is_none());
     assert_eq!((batches.report().skipped, batches.take_notes().len()), (6, 6));
 }

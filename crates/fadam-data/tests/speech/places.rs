@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use fadam_data::speech::{Audio, SpeechSource, check_held_out};
 use fadam_data::{Error, Result};
 
-use super::{noise, read, wav, write};
+use super::{flac, noise, read, write};
 
 fn file(audio: &Audio) -> &Path {
     match audio {
@@ -114,7 +114,7 @@ fn librispeech(root: &Path) {
         let lines = format!("{} {sentence}\n{} IT'S {sentence} TOO\n", id(0), id(1));
         write(root, &format!("{folder}/{speaker}-{chapter}.trans.txt"), lines);
         for n in 0..2 {
-            let sound = wav(16_000, 1, &noise(16_000 + 1600 * n, n as u32));
+            let sound = flac(16_000, &noise(16_000 + 1600 * n, n as u32));
             write(root, &format!("{folder}/{}.flac", id(n)), sound);
         }
     }
@@ -152,6 +152,18 @@ fn a_librispeech_folder_is_read_from_any_level() {
         report.to_string(),
         format!("6 utterances from 3 files; 1 other file ignored, first {}", ignored.display())
     );
+}
+
+#[test]
+fn its_sounds_decode() {
+    let root = tempfile::tempdir().unwrap();
+    librispeech(root.path());
+    for (n, utterance) in read(root.path()).unwrap().iter().enumerate() {
+        let decoded = utterance.audio.decode().unwrap();
+        let samples: Vec<i16> =
+            decoded.sound.samples().iter().map(|x| (x * 32768.0).round() as i16).collect();
+        assert_eq!(samples, noise(16_000 + 1600 * (n % 2), n as u32 % 2), "{}", utterance.id);
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ use fadam_data::speech::{
     Normalisation, Reason, SetSpec, SpeechReport, SpeechSet, Units, transcripts,
 };
 
-use super::{characters, corpus, noise, read, set_of, wav, write};
+use super::{characters, corpus, flac, noise, read, set_of, wav, write};
 
 fn built(manifest: &Path, spec: &SetSpec) -> fadam_data::Result<SpeechSet> {
     let utterances = read(manifest)?;
@@ -24,13 +24,15 @@ fn first(report: &SpeechReport, reason: Reason) -> &str {
 /// One clip of every kind that is left out, and two that are not.
 fn every_kind(folder: &Path) -> std::path::PathBuf {
     let second = noise(16_000, 1);
-    let clips: [(&str, Vec<u8>, &str); 10] = [
+    let whole = flac(16_000, &second);
+    let clips: [(&str, Vec<u8>, &str); 11] = [
         ("good.wav", wav(16_000, 1, &second), "Good."),
         ("short.wav", wav(16_000, 1, &second[..1_500]), "short"),
         ("long.wav", wav(16_000, 1, &noise(17 * 16_000, 2)), "long"),
-        ("silent.wav", wav(16_000, 1, &[0; 16_000]), "silent"),
+        ("silent.wav", wav(16_000, 1, &vec![0; 16_000]), "silent"),
         ("empty.wav", wav(16_000, 1, &[]), "empty"),
         ("cut.wav", wav(16_000, 1, &second)[..10_000].to_vec(), "cut"),
+        ("cut.flac", whole[..whole.len() / 2].to_vec(), "cut"),
         ("text.wav", b"this is no sound".to_vec(), "text"),
         ("marks.wav", wav(16_000, 1, &second), "… — “!?”"),
         ("fast.wav", wav(16_000, 1, &second[..3_200]), "so many words in so little time"),
@@ -55,11 +57,11 @@ fn every_reason_is_counted_and_named() {
     assert_eq!(texts, ["good", "two channels"]);
 
     let report = set.report();
-    assert_eq!((report.given, report.kept, report.labels), (11, 2, 4 + 12));
+    assert_eq!((report.given, report.kept, report.labels), (12, 2, 4 + 12));
     assert_eq!((report.resampled, report.mixed_down), (1, 1));
     for (reason, count) in [
         (Reason::Missing, 1),
-        (Reason::Unreadable, 3),
+        (Reason::Unreadable, 4),
         (Reason::NoSymbol, 1),
         (Reason::TooShort, 1),
         (Reason::TooLong, 1),
@@ -85,16 +87,16 @@ fn every_reason_is_counted_and_named() {
         format!("{}: 31 labels in 0.2 s, at most 5 in each of 6 frames", path("fast.wav"))
     );
     let unreadable = &report.left_out[&Reason::Unreadable].first;
-    for (what, name) in unreadable.iter().zip(["empty.wav", "cut.wav", "text.wav"]) {
+    for (what, name) in unreadable.iter().zip(["empty.wav", "cut.wav", "cut.flac"]) {
         assert!(what.starts_with(&path(name)), "{what}");
     }
 
     let told = report.to_string();
-    assert!(told.starts_with("2 of 11 utterances, 0.0 min, 1.0 to 1.0 s each\n"), "{told}");
+    assert!(told.starts_with("2 of 12 utterances, 0.0 min, 1.0 to 1.0 s each\n"), "{told}");
     for line in [
         "\n  1 resampled, 1 mixed down",
         "\n  1 missing: ",
-        "\n  3 unreadable: ",
+        "\n  4 unreadable: ",
         "\n  1 with a transcript of no usable symbol: ",
         "\n  1 with more labels than the network can write: ",
     ] {

@@ -12,7 +12,7 @@ use super::convolution::Convolution;
 use super::layers::{Affine, Norm, uniform};
 use super::pass::Pass;
 
-/// Four frames to one: two 3×3 convolutions of stride 2 over time and mel bins, each with ReLU, and a map to d.
+/// Four frames to one: two 3×3 convolutions of stride 2 over time and mel bins, each followed by `max(0, x)`, and a map to d.
 ///
 /// Parameters: `conv.i.{weight [c, 3, 3, c or 1], bias [c]}`, `linear.{weight [d, 20 c], bias [d]}`, frequency before channel.
 #[derive(Debug)]
@@ -50,7 +50,9 @@ impl Subsampling {
         let mut frames = frames.to_vec();
         for (weight, bias) in &self.convolutions {
             x = fadam_ops::conv2d(&x, weight, bias, &frames, &HALVE)?;
-            frames.iter_mut().for_each(|n| *n = HALVE.output_len(*n, 3));
+            for n in &mut frames {
+                *n = HALVE.output_len(*n, 3);
+            }
         }
         Ok((self.linear.forward(&x.flatten_from(2)?)?, frames))
     }

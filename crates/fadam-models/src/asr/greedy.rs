@@ -96,7 +96,9 @@ pub(super) fn log_softmax_rows(logits: &Tensor) -> Result<Vec<Vec<f64>>> {
         let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = row.iter().map(|x| (x - largest).exp()).sum();
         let log_z = largest + sum.ln();
-        row.iter_mut().for_each(|x| *x -= log_z);
+        for x in row {
+            *x -= log_z;
+        }
     }
     Ok(rows)
 }

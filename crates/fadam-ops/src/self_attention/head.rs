@@ -36,7 +36,8 @@ pub(super) struct OfPositions<T> {
 /// One head of one sequence.
 pub(super) struct Head<'a, T> {
     size: &'a Size,
-    head: usize,
+    /// Which head.
+    index: usize,
     /// L
     length: usize,
     /// The sequence's first row in all rows.
@@ -63,10 +64,10 @@ impl<'a, T: Number> Head<'a, T> {
     /// Of a task, which counts the heads of the first sequence, and then those of the next.
     pub(super) fn new(size: &'a Size, all: Slices<'a, T>, task: usize) -> Self {
         let Size { t, heads, d, ref lengths } = *size;
-        let (sequence, head) = (task / heads, task % heads);
+        let (sequence, index) = (task / heads, task % heads);
         Self {
             size,
-            head,
+            index,
             length: lengths[sequence],
             row: sequence * t,
             qkv: &all.qkv[sequence * t * 3 * heads * d..][..t * 3 * heads * d],
@@ -97,7 +98,7 @@ impl<'a, T: Number> Head<'a, T> {
         let mut ds = Vec::new();
         for at @ (first, n) in self.tiles() {
             let mut tile = self.weights(at, &k_t);
-            let from = (self.row + first) * width + self.head * d;
+            let from = (self.row + first) * width + self.index * d;
             let (out, g) = (&out[from..], &g[from..]);
             let g_tile = Matrix::strided(g, n, d, width);
             let p = Matrix::new(&tile.p, n, length);
@@ -144,7 +145,7 @@ impl<'a, T: Number> Head<'a, T> {
         let band = Matrix::new(&tile.band, n, wide);
         let dr = &mut of.dr[(length - first - n) * d..];
         self.product_into(band.t(), Matrix::new(&tile.qv, n, d), T::one(), dr, Into::Add);
-        let r = &positions.r[(self.first_offset(tile.at) * heads + self.head) * d..];
+        let r = &positions.r[(self.first_offset(tile.at) * heads + self.index) * d..];
         let r = Matrix::strided(r, wide, d, heads * d);
         // s (q + v) is not needed any more.
         self.product_into(band, r, self.scale, &mut tile.qv, Into::Overwrite);
@@ -166,7 +167,7 @@ impl<'a, T: Number> Head<'a, T> {
 
     /// Where a part of this head begins in a packed row.
     fn column(&self, part: usize) -> usize {
-        (part * self.size.heads + self.head) * self.size.d
+        (part * self.size.heads + self.index) * self.size.d
     }
 
     /// The width of a packed row.
@@ -210,7 +211,7 @@ impl<'a, T: Number> Head<'a, T> {
         let Some(Positions { uv, .. }) = self.positions else {
             return rows.flatten().map(|q| *q * self.scale).collect();
         };
-        let bias = &uv[(bias * heads + self.head) * d..][..d];
+        let bias = &uv[(bias * heads + self.index) * d..][..d];
         rows.flat_map(|q| q.iter().zip(bias)).map(|(q, b)| (*q + *b) * self.scale).collect()
     }
 
@@ -226,7 +227,7 @@ impl<'a, T: Number> Head<'a, T> {
             qv = self.queries(at, 1);
             let (wide, all) = (n + length - 1, offsets(self.size.t));
             band = vec![T::zero(); n * wide];
-            let r_t = &r_t[self.head * d * all + self.first_offset(at)..];
+            let r_t = &r_t[self.index * d * all + self.first_offset(at)..];
             let (queries, r_t) = (Matrix::new(&qv, n, d), Matrix::strided(r_t, d, wide, all));
             product_into(queries, r_t, T::one(), &mut band, wide, Into::Overwrite, Threads::One);
             let rows = p.chunks_exact_mut(length).zip(band.chunks_exact(wide));

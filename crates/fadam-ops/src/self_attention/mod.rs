@@ -1,6 +1,6 @@
 //! Self-attention of encoders: all positions of a sequence see all of its positions, with relative positions as an option.
 //!
-//! For one sequence of L positions and one head of width d, with `s = 1/√d`, and r_m the projected position of offset m:
+//! For one sequence of L positions and one head of width d, with `s = 1/√d`, and `r_m` the projected position of offset m:
 //!
 //! ```text
 //! S_ij = s (q_i + u) · k_j + s (q_i + v) · r_{i−j},   P = softmax S by rows,   o = P V

@@ -128,6 +128,8 @@ fn values_and_gradients_with_relu() {
 fn large_windows() {
     let wide = Conv2d { padding: (1, 300), ..PLAIN };
     case(28, Sizes([4, 3, 2], [2, 3, 1]), &[4, 2], wide).check(64.0);
+    // More tasks than parts of the gradient of w.
+    case(28, Sizes([20, 3, 1], [2, 3, 3]), &[20, 17], wide).against_composed(64.0);
     case(29, Sizes([5, 40, 40], [3, 5, 40]), &[5, 4], Conv2d { padding: (2, 20), ..PLAIN })
         .against_composed(64.0);
 }

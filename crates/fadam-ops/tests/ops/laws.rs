@@ -104,6 +104,8 @@ fn matrix_products_are_the_same_bits_on_any_number_of_threads() {
     }
     cases.push(bidirectional(&[100], true));
     cases.push(cross_entropy::linear_case(50, &[400, 64], 3000, CrossEntropy::default()));
+    let wide = fadam_ops::Conv2d { padding: (1, 300), ..fadam_ops::Conv2d::default() };
+    cases.push(conv2d::case(51, conv2d::Sizes([20, 7, 5], [9, 3, 3]), &[20, 13], wide));
     for case in cases {
         let g = case.g(51);
         for dtype in [DType::F32, DType::F64] {

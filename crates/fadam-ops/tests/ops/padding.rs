@@ -146,9 +146,10 @@ fn a_batch_is_its_utterances_alone() {
             arguments[0] = x.clone();
             let mut of = value_and_gradients(&op(vec![x.dim(1).unwrap()]), &arguments, g);
             let rest = of.split_off(2);
-            others = match others.is_empty() {
-                true => rest,
-                false => others.iter().zip(&rest).map(|(a, b)| (a + b).unwrap()).collect(),
+            others = if others.is_empty() {
+                rest
+            } else {
+                others.iter().zip(&rest).map(|(a, b)| (a + b).unwrap()).collect()
             };
             dxs.push(of.pop().unwrap());
             values.push(of.pop().unwrap());

@@ -79,7 +79,7 @@ pub(crate) fn composed(logits: &Tensor, batch: &Batch, options: &Transducer) -> 
         let mut before: Vec<Option<Tensor>> = vec![None; labels.len() + 1];
         for t in 0..frames {
             let mut alpha: Vec<Option<Tensor>> = Vec::new();
-            for u in 0..=labels.len() {
+            for (u, above) in before.iter().enumerate() {
                 let start = (t == 0 && u == 0)
                     .then(|| log_p.zeros_like()?.flatten_all()?.get(0)?.reshape(1));
                 let start = start.transpose()?;
@@ -87,7 +87,7 @@ pub(crate) fn composed(logits: &Tensor, batch: &Batch, options: &Transducer) -> 
                     0 => start,
                     u => alpha[u - 1].as_ref().map(|a| a + label(t, u - 1)?).transpose()?,
                 };
-                let by_blank = before[u].as_ref().map(|a| a + at(&blank, t - 1, u)?).transpose()?;
+                let by_blank = above.as_ref().map(|a| a + at(&blank, t - 1, u)?).transpose()?;
                 alpha.push(log_add(by_blank, by_label)?);
             }
             before = alpha;

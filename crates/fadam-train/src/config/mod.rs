@@ -97,6 +97,10 @@ pub trait Experiment: Sized {
     /// The keys of `[model]` and `[data]`, for the documentation; [`check_keys`] tests the list.
     const KEYS: &'static [KeyDoc];
 
+    /// Keys that decide what an evaluation looks at and how, and not a single weight: `--eval-only` may have other values
+    /// than the run.
+    const EVALUATION_KEYS: &'static [&'static str] = &[];
+
     /// Refuses values that cannot work, within and across sections. The common sections were
     /// checked before.
     ///

@@ -20,9 +20,8 @@ use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, Uniform};
 use serde::Serialize;
 
-use super::console::{PROFILE, Progress, print_line, warn_of_slow_build};
-use super::memory::peak_rss_mb;
-use super::times::Times;
+use super::console::{Progress, print_line, warn_of_slow_build};
+use super::steps::Timed;
 
 /// The arguments of `bench llm`: dimensions, and how often.
 #[derive(Debug, clap::Args)]
@@ -80,17 +79,9 @@ struct Row {
     bench: &'static str,
     /// `fused` or `composed`.
     ops: &'static str,
-    params: usize,
-    device: String,
-    threads: usize,
-    profile: &'static str,
-    steps: usize,
-    median_ms: f64,
-    p10_ms: f64,
-    p90_ms: f64,
     tokens_per_s: f64,
-    /// Peak resident memory of the process; where the system tells it.
-    peak_rss_mb: Option<u64>,
+    #[serde(flatten)]
+    timed: Timed,
 }
 
 /// Steps that are not counted.
@@ -127,23 +118,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     }
     optimizer.check()?;
     progress.show("");
-    let steps = ms.len();
-    let times = Times::new(ms).context("no step was timed")?;
-    let row = Row {
-        bench: "llm",
-        ops: if args.composed { "composed" } else { "fused" },
-        params: bench.vars.num_elements(),
-        device: args.device.to_string(),
-        threads: candle_core::utils::get_num_threads(),
-        profile: PROFILE,
-        steps,
-        median_ms: times.median(),
-        p10_ms: times.quantile(0.1),
-        p90_ms: times.quantile(0.9),
-        tokens_per_s: (args.batch * args.seq_len) as f64 / times.median() * 1e3,
-        peak_rss_mb: peak_rss_mb(),
-    };
-    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { row.line() })?)
+    let timed = Timed::new(bench.vars.num_elements(), args.device, ms)?;
+    let ops = if args.composed { "composed" } else { "fused" };
+    let tokens_per_s = timed.per_second((args.batch * args.seq_len) as f64);
+    let row = Row { bench: "llm", ops, tokens_per_s, timed };
+    let line = || format!("{ops}, {}", row.timed.line(&format!("{tokens_per_s:.0} tokens/s")));
+    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { line() })?)
 }
 
 impl Args {
@@ -159,19 +139,6 @@ impl Args {
             z_loss: 0.0,
             ..PalmConfig::default()
         }
-    }
-}
-
-impl Row {
-    fn line(&self) -> String {
-        let Self { ops, params, median_ms, p10_ms, p90_ms, tokens_per_s, .. } = self;
-        let params = *params as f64 / 1e6;
-        let peak = self.peak_rss_mb.map_or(String::new(), |mb| format!(", peak {mb} MB"));
-        format!(
-            "{ops}, {params:.2} M parameters, {} threads on {}: {median_ms:.1} ms a step ({p10_ms:.1} to {p90_ms:.1}), \
-             {tokens_per_s:.0} tokens/s{peak}",
-            self.threads, self.device
-        )
     }
 }
 
