@@ -272,3 +272,46 @@ fn a_transducer_loss_takes_little_memory() {
     let row: Value = serde_json::from_slice(&run.stdout).unwrap();
     assert!(number(&row, "logits_mb") > 100.0 && number(&row, "beyond_logits") < 0.5, "{row}");
 }
+
+/// One row a loss, with the fields that are compared with the PyTorch program's.
+#[test]
+fn an_autoencoder_is_timed() {
+    let small = "vqvae --image 12 --patch 4 --d-model 16 --layers 1 --heads 2 --codes 20 --batch 3 --steps 2";
+    let small: Vec<&str> = small.split(' ').collect();
+    let run = bench(&[&small[..], &["--json"]].concat());
+    let errors = String::from_utf8_lossy(&run.stderr);
+    assert!(run.status.success(), "{errors}");
+    let rows = String::from_utf8(run.stdout).unwrap();
+    let rows: Vec<Value> = rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect();
+    assert_eq!(rows.len(), 2);
+    for (row, (loss, outputs)) in rows.iter().zip([("ce", 256), ("l2", 1)]) {
+        assert_eq!((&row["bench"], &row["loss"]), (&"vqvae".into(), &loss.into()));
+        let (d, pixels) = (16, 48);
+        let block = 4 * d + 4 * d * d + d + 2 * 4 * d * d + 5 * d;
+        let quantizer = 20 * 32 + 32 * d + 32 + 32 * d + d;
+        let params = pixels * d + d + 2 * block + quantizer + pixels * outputs * (d + 1);
+        assert_eq!(row["params"], params);
+        let (ms, images_per_s) = (number(row, "median_ms"), number(row, "images_per_s"));
+        assert!(ms > 0.0 && (images_per_s - 3e3 / ms).abs() < 1e-6 * images_per_s, "{row}");
+        if cfg!(target_os = "linux") {
+            assert!(number(row, "peak_rss_mb") > 1.0);
+        }
+    }
+    let line = bench(&[&small[..], &["--loss", "l2"]].concat());
+    let line = String::from_utf8(line.stdout).unwrap();
+    assert!(line.starts_with("squared error") && line.contains("images a second"), "{line}");
+    assert_eq!(line.lines().count(), 1);
+    for (args, said) in [
+        (&["--steps", "1"][..], "--steps"),
+        (&["--batch", "0"], "--batch"),
+        (&["--loss", "l1"], "l2"),
+        (&["--patch", "7"], "--patch: must divide image = 64"),
+        (&["--loss", "l2", "--heads", "3"], "--heads: must divide d_model = 256"),
+        (&["--d-model", "0"], "--d-model: must be at least 1"),
+    ] {
+        let refused = bench(&[&["vqvae"], args].concat());
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{args:?}: {errors}");
+        assert!(errors.contains(said) && refused.stdout.is_empty(), "{args:?}: {errors}");
+    }
+}

@@ -1,6 +1,7 @@
 //! The networks of the FAdam experiments, as candle modules built from a `VarBuilder`.
 //!
-//! [`llm`]: the PaLM-style decoder of `train-llm`. [`asr`]: the Conformer transducer of `train-asr`. [`init`]: seeded initial weights, the same on every
+//! [`llm`]: the PaLM-style decoder of `train-llm`. [`asr`]: the Conformer transducer of `train-asr`.
+//! [`vqvae`]: the ViT VQ-VAE of `train-vqvae`. [`init`]: seeded initial weights, the same on every
 //! machine and independent of the order in which a model asks for them.
 //!
 //! No module here goes through a candle op without backward (`clippy.toml` at the root of the
@@ -9,6 +10,8 @@
 pub mod asr;
 mod config_error;
 pub mod init;
+mod layers;
 pub mod llm;
+pub mod vqvae;
 
 pub use config_error::ConfigError;

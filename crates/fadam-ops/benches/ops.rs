@@ -90,6 +90,32 @@ fn all(c: &mut Criterion) {
     });
     time(c, "cross_entropy/composed", || candle_nn::loss::cross_entropy(&logits, &ids));
     transducer(c);
+    pictures(c);
+}
+
+/// What a VQ-VAE of 16 images of 64 × 64 needs: 1,024 patches of 192 pixel values, 1,024 codes of width 32.
+fn pictures(c: &mut Criterion) {
+    const PIXELS: usize = 192;
+    let h = draw(&[1024, D_MODEL], 1.0);
+    let (w, b) = (draw(&[PIXELS * 256, D_MODEL], 0.02), draw(&[PIXELS * 256], 0.02));
+    let ids: Vec<u32> = (0..1024 * PIXELS).map(|i| (i * 7919 % 256) as u32).collect();
+    let ids = Tensor::from_vec(ids, (1024, PIXELS), &Device::Cpu).unwrap();
+    time(c, "grouped_linear_cross_entropy/fused", || {
+        let options = CrossEntropy::default();
+        Ok(fadam_ops::grouped_linear_cross_entropy(&h, &w, &b, &ids, &options)?.objective)
+    });
+    time(c, "grouped_linear_cross_entropy/composed", || {
+        let logits = h.matmul(&w.t()?)?.broadcast_add(&b)?.reshape((1024 * PIXELS, 256))?;
+        candle_nn::loss::cross_entropy(&logits, &ids.flatten_all()?)
+    });
+    let (z, codes) = (draw(&[1024, 32], 1.0), draw(&[1024, 32], 1.0));
+    time(c, "vector_quantize/fused", || {
+        let of = fadam_ops::vector_quantize(&z, &codes)?;
+        of.codes.sum_all()? + (of.codebook_loss + of.commitment_loss)?
+    });
+    let parameters = draw(&[1024, 2 * PIXELS], 1.0);
+    let x = (ids.to_dtype(DType::F32).unwrap() / 255.0).unwrap();
+    time(c, "logit_laplace/fused", || fadam_ops::logit_laplace(&parameters, &x));
 }
 
 fn transducer(c: &mut Criterion) {

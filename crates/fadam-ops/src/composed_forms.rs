@@ -128,6 +128,62 @@ fn losses() {
 }
 
 #[test]
+fn pictures() {
+    let plain = CrossEntropy::default();
+    let all = CrossEntropy {
+        ignore_index: Some(7),
+        label_smoothing: 0.1,
+        z_loss: 0.01,
+        logit_scale: 0.5,
+    };
+    let mut cases = Vec::new();
+    for options in [plain, all] {
+        cases.push((
+            "grouped_linear_cross_entropy",
+            vec![noise(&[2, 2, 5], 1), noise(&[27, 5], 2), noise(&[27], 3)],
+            op(move |x| {
+                let targets = ids(12, 9).reshape((2, 2, 3))?;
+                let (x, w, b) = (&x[0], &x[1], &x[2]);
+                Ok(crate::grouped_linear_cross_entropy(x, w, b, &targets, &options)?.objective)
+            }),
+        ));
+    }
+    cases.push((
+        "logit_laplace",
+        vec![noise(&[4, 6], 1)],
+        op(|x| crate::logit_laplace(&x[0], &noise(&[4, 3], 2).abs()?.affine(0.5, 0.0)?)),
+    ));
+    let quantized = |z: &Tensor, codes: &Tensor| crate::vector_quantize(z, codes);
+    cases.push((
+        "codes",
+        vec![noise(&[3, 4, 5], 1)],
+        op(move |x| Ok(quantized(&x[0], &noise(&[7, 5], 2))?.codes)),
+    ));
+    cases.push((
+        "commitment",
+        vec![noise(&[3, 4, 5], 1)],
+        op(move |x| Ok(quantized(&x[0], &noise(&[7, 5], 2))?.commitment_loss)),
+    ));
+    cases.push((
+        "codebook",
+        vec![noise(&[7, 5], 2)],
+        op(move |x| Ok(quantized(&noise(&[3, 4, 5], 1), &x[0])?.codebook_loss)),
+    ));
+    compare(cases);
+    let (z, codes) = (noise(&[9, 5], 1), noise(&[7, 5], 2));
+    let of = || quantized(&z, &codes).unwrap().indices.to_vec1::<u32>().unwrap();
+    assert_eq!(of(), as_on_a_device::composed(of));
+    // A row of zeros has the direction 0 and a gradient, not NaN.
+    let zeros = Tensor::zeros((1, 5), candle_core::DType::F64, &Device::Cpu).unwrap();
+    let with_zeros = Tensor::cat(&[&zeros, &z], 0).unwrap();
+    compare(vec![(
+        "a row of zeros",
+        vec![with_zeros],
+        op(move |x| Ok(quantized(&x[0], &noise(&[7, 5], 2))?.commitment_loss)),
+    )]);
+}
+
+#[test]
 fn rotary_positions_and_causal_attention() {
     let rope = Rope::new(9, 4, 100.0, candle_core::DType::F64, &Device::Cpu).unwrap();
     let table = rope.clone();

@@ -21,6 +21,9 @@
 //! | [`softmax`] | softmax over the last dimension |
 //! | [`cross_entropy()`] | log-softmax cross-entropy, label smoothing, z-loss, ignored targets |
 //! | [`linear_cross_entropy()`] | the same of logits `x Wᵀ`, which are never there in full |
+//! | [`grouped_linear_cross_entropy()`] | cross-entropies of groups of logits `x Wᵀ + b`, as of a patch's pixels, never there in full |
+//! | [`logit_laplace()`] | the negative log-likelihood of a Laplace distribution of logits |
+//! | [`vector_quantize()`] | the nearest code of each row, straight-through, with the losses of codes and rows |
 //! | [`rnnt_loss()`] | the transducer loss of labels without times, from logits of every frame and prefix |
 //! | [`joint_rnnt_loss()`] | the same of logits `W φ(e + p) + b`, which are never there in full |
 //! | [`embedding`] | rows of a table |
@@ -60,6 +63,7 @@
 mod activation;
 mod attention;
 mod batch_norm;
+mod by_class;
 mod checkpoint;
 #[cfg(test)]
 mod composed_forms;
@@ -75,13 +79,16 @@ mod frames;
 mod glu;
 mod gradients;
 mod group_norm;
+mod grouped_linear_cross_entropy;
 mod joint_rnnt_loss;
+mod kept;
 mod lanes;
 mod lattice;
 mod layer_norm;
 mod linear;
 mod linear_cross_entropy;
 mod log_add;
+mod logit_laplace;
 mod lstm;
 mod matrix;
 mod moments;
@@ -98,6 +105,7 @@ mod softmax;
 mod softmax_loss;
 mod swiglu;
 mod transducer;
+mod vector_quantize;
 mod windows;
 
 pub use activation::{Activation, bias_activation};
@@ -113,10 +121,12 @@ pub use feed_forward::feed_forward;
 pub use glu::glu;
 pub use gradients::backward;
 pub use group_norm::group_norm;
+pub use grouped_linear_cross_entropy::grouped_linear_cross_entropy;
 pub use joint_rnnt_loss::{Joint, joint_rnnt_loss};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use linear_cross_entropy::linear_cross_entropy;
+pub use logit_laplace::logit_laplace;
 pub use lstm::{LstmState, lstm};
 pub use rms_norm::rms_norm;
 pub use rnnt_loss::rnnt_loss;
@@ -126,3 +136,4 @@ pub use softmax::softmax;
 pub use softmax_loss::cross_entropy;
 pub use swiglu::swiglu;
 pub use transducer::Transducer;
+pub use vector_quantize::{Quantized, vector_quantize};

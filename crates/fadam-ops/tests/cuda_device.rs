@@ -7,8 +7,9 @@ use fadam_ops::{
     Activation, Attention, Conv2d, CrossEntropy, Joint, RelativePositions, Rope, SelfAttention,
     Transducer, backward, batch_norm, batch_norm_with, bias_activation, causal_attention,
     checkpoint, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu,
-    group_norm, joint_rnnt_loss, layer_norm, linear, linear_cross_entropy, lstm, rms_norm,
-    rnnt_loss, rope, self_attention, softmax, swiglu,
+    group_norm, grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm, linear,
+    linear_cross_entropy, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, softmax,
+    swiglu, vector_quantize,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -80,6 +81,12 @@ fn all_ops() {
         z_loss: 0.01,
         logit_scale: 0.5,
     };
+    // In sixteenths, which bf16 holds: no nearest code is another one there.
+    let coarse = |shape: &[usize], seed| {
+        ((noise(shape, seed) * 16.0).unwrap().round().unwrap() / 16.0).unwrap()
+    };
+    let codes =
+        move |x: &Tensor, seed| coarse(&[12, 5], seed).to_dtype(x.dtype())?.to_device(x.device());
     let transducer = Transducer { blank: 2, fast_emit: 0.1, clamp: Some(0.3) };
     let targets = || [vec![1u32, 0, 1], vec![4]];
     let mut cases: Vec<(&str, Vec<Tensor>, Op)> = vec![
@@ -178,6 +185,37 @@ fn all_ops() {
             Box::new(move |x| {
                 Ok(linear_cross_entropy(&x[0], &x[1], &ids(&x[0], 9), &options)?.objective)
             }),
+        ),
+        (
+            "grouped_linear_cross_entropy",
+            vec![noise(&[4, 5], 1), noise(&[27, 5], 2), noise(&[27], 3)],
+            Box::new(move |x| {
+                let targets = ids(&x[0], 9).reshape((4, 3))?;
+                Ok(grouped_linear_cross_entropy(&x[0], &x[1], &x[2], &targets, &options)?.objective)
+            }),
+        ),
+        (
+            "logit_laplace",
+            vec![noise(&[4, 6], 1)],
+            Box::new(|x| {
+                let data = Tensor::new(&[[0f32, 0.25, 1.0]], x[0].device())?.repeat((4, 1))?;
+                logit_laplace(&x[0], &data.to_dtype(x[0].dtype())?)
+            }),
+        ),
+        (
+            "vector_quantize, codes",
+            vec![coarse(&[3, 4, 5], 1)],
+            Box::new(move |x| Ok(vector_quantize(&x[0], &codes(&x[0], 2)?)?.codes)),
+        ),
+        (
+            "vector_quantize, commitment",
+            vec![coarse(&[3, 4, 5], 1)],
+            Box::new(move |x| Ok(vector_quantize(&x[0], &codes(&x[0], 2)?)?.commitment_loss)),
+        ),
+        (
+            "vector_quantize, codebook",
+            vec![coarse(&[12, 5], 2)],
+            Box::new(move |x| Ok(vector_quantize(&codes(&x[0], 1)?, &x[0])?.codebook_loss)),
         ),
         (
             "rnnt_loss",

@@ -12,6 +12,7 @@ mod optimizer;
 mod rnnt;
 mod steps;
 mod times;
+mod vqvae;
 
 use clap::{Parser, Subcommand};
 use fadam_train::Outcome;
@@ -34,6 +35,8 @@ enum Benchmark {
     Asr(asr::Args),
     /// The RNN-T loss, forward and backward: time and peak memory
     Rnnt(rnnt::Args),
+    /// Training steps of the ViT VQ-VAE with each loss: images/s and peak memory
+    Vqvae(vqvae::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -47,6 +50,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Benchmark::Llm(args) => llm::run(args),
         Benchmark::Asr(args) => asr::run(args),
         Benchmark::Rnnt(args) => rnnt::run(args),
+        Benchmark::Vqvae(args) => vqvae::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),

@@ -5,8 +5,8 @@ use candle_nn::{Init, VarBuilder};
 use fadam_ops::Moments;
 
 use super::config::{ConvNorm, TransducerConfig};
-use super::layers::{Affine, EPS, Norm, uniform};
 use super::pass::Pass;
+use crate::layers::{Affine, EPS, Norm, uniform};
 
 /// What a batch's statistics weigh in the running ones, as in PyTorch.
 const MOMENTUM: f64 = 0.1;

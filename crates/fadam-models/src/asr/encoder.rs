@@ -9,8 +9,8 @@ use fadam_ops::{Activation, Conv2d, RelativePositions, SelfAttention};
 
 use super::config::{BINS, SUBSAMPLING, TransducerConfig};
 use super::convolution::Convolution;
-use super::layers::{Affine, Norm, uniform};
 use super::pass::Pass;
+use crate::layers::{Affine, Norm, uniform};
 
 /// Four frames to one: two 3×3 convolutions of stride 2 over time and mel bins, each followed by `max(0, x)`, and a map to d.
 ///

@@ -6,7 +6,6 @@ mod config;
 mod convolution;
 mod encoder;
 mod greedy;
-mod layers;
 mod pass;
 mod prediction;
 mod transducer;

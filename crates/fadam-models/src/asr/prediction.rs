@@ -5,7 +5,7 @@ use candle_nn::{Init, VarBuilder};
 use fadam_ops::LstmState;
 
 use super::config::TransducerConfig;
-use super::layers::{Affine, uniform};
+use crate::layers::{Affine, uniform};
 
 /// The label that stands for nothing: the blank, and what a transcript begins after.
 pub const BLANK: u32 = 0;

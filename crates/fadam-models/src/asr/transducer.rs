@@ -8,9 +8,9 @@ use fadam_ops::{Joint, LstmState, Transducer as Loss};
 
 use super::config::TransducerConfig;
 use super::encoder::{Encoder, subsampled};
-use super::layers::{Affine, uniform};
 use super::pass::{Mode, Pass};
 use super::prediction::{BLANK, Prediction};
+use crate::layers::{Affine, uniform};
 
 /// Utterances with their transcripts.
 #[derive(Debug, Clone)]

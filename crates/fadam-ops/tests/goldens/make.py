@@ -140,3 +140,36 @@ for name, state in [("lstm", None), ("lstm-state", (r(1, 2, 6), r(1, 2, 6)))]:
     last = {k: v[0].detach() for k, v in zip(("h_n", "c_n"), run(**arguments, state=state)[1])}
     first = {} if state is None else {k: v[0] for k, v in zip(("h0", "c0"), state)}
     write(name, lambda **x: run(**x, state=state)[0], arguments, {**first, **last})
+
+# Pictures.
+targets = torch.randint(9, (2, 3, 5))
+f = lambda x, w, b: F.cross_entropy(F.linear(x, w, b).view(2, 3, 5, 9).movedim(-1, 1), targets, label_smoothing=0.1)
+write("grouped_linear_cross_entropy", f, dict(x=r(2, 3, 4), w=r(45, 4), b=r(45)), dict(targets=targets))
+data = torch.randint(256, (3, 4, 5)) / 255
+
+
+def logit_laplace(x):
+    """-log of torch.distributions' Laplace, of the logit, and of the logit's derivative."""
+    mu, ln_sigma = x.chunk(2, -1)
+    inner = 0.8 * data + 0.1
+    laplace = torch.distributions.Laplace(mu, ln_sigma.exp()).log_prob(inner.logit())
+    return (-laplace + (inner * (1 - inner)).log()).mean()
+
+
+write("logit_laplace-mean", logit_laplace, dict(x=r(3, 4, 10)), dict(data=data))
+z, codes = r(4, 6, 5), r(7, 5)
+
+
+def quantize(z, codes):
+    """Value (straight-through), codebook loss and commitment loss, with torch's own normalize, argmax and mse_loss."""
+    n, e = F.normalize(z, dim=-1), F.normalize(codes, dim=-1)
+    index = (n @ e.T).argmax(-1)
+    q = e[index]
+    return n + (q - n).detach(), F.mse_loss(q, n.detach()), F.mse_loss(n, q.detach()), index
+
+
+assert len(quantize(z, codes)[3].unique()) > 3
+index = quantize(z, codes)[3]
+write("vector_quantize-codes", lambda x: quantize(x, codes)[0], dict(x=z), dict(codes=codes, index=index))
+write("vector_quantize-codebook", lambda x: quantize(z, x)[1], dict(x=codes), dict(z=z, index=index))
+write("vector_quantize-commitment", lambda x: quantize(x, codes)[2], dict(x=z), dict(codes=codes, index=index))

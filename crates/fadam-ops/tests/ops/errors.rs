@@ -5,8 +5,9 @@ use fadam_ops::{
     Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, LstmState, RelativePositions, Rope,
     SelfAttention, Transducer, batch_norm, batch_norm_with, bias_activation, causal_attention,
     conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu, group_norm,
-    joint_rnnt_loss, layer_norm, linear, linear_cross_entropy, lstm, rms_norm, rnnt_loss, rope,
-    self_attention, sinusoidal_positions, softmax, swiglu,
+    grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm, linear, linear_cross_entropy,
+    logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, sinusoidal_positions, softmax,
+    swiglu, vector_quantize,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -184,6 +185,76 @@ fn windows() {
     refused(none, op, &["0 of x with 9 of padding"]);
     refused(of(&x, &double(&[6, 3, 3, 4]), &b, plain), op, &["F32", "F64"]);
     refused(of(&whole(&[2, 3, 5, 4]), &whole(&[6, 3, 3, 4]), &whole(&[6]), plain), op, &["I64"]);
+}
+
+#[test]
+fn groups_of_classes() {
+    let op = "grouped_linear_cross_entropy";
+    let of = |x: &Tensor, w: &Tensor, b: &Tensor, targets: &Tensor| {
+        grouped_linear_cross_entropy(x, w, b, targets, &CrossEntropy::default())
+    };
+    let targets = |shape: (usize, usize), y: u32| {
+        Tensor::full(y, shape, &Device::Cpu).unwrap().contiguous().unwrap()
+    };
+    let (x, w, b, y) = (zeros(&[2, 4]), zeros(&[6, 4]), zeros(&[6]), targets((2, 3), 1));
+    of(&x, &w, &b, &y).unwrap();
+    refused(of(&zeros(&[2, 5]), &w, &b, &y), op, &["[2, 5]", "[6, 4]"]);
+    refused(of(&x, &zeros(&[6]), &b, &y), op, &["w has shape [6]", "matrix"]);
+    refused(of(&x, &w, &zeros(&[5]), &y), op, &["b has shape [5]", "[6]"]);
+    refused(of(&x, &w, &b, &targets((3, 2), 1)), op, &["targets [3, 2]", "[2, 4]"]);
+    refused(of(&x, &w, &b, &ids(&[0, 1])), op, &["targets [2]", "[2, 4]"]);
+    of(&zeros(&[4]), &w, &b, &ids(&[5])).unwrap(); // one row, one group of six classes
+    refused(of(&x, &w, &b, &targets((2, 4), 1)), op, &["6 rows of w", "4 groups"]);
+    refused(of(&x, &w, &b, &targets((2, 0), 1)), op, &["6 rows of w", "0 groups"]);
+    refused(of(&x, &zeros(&[0, 4]), &zeros(&[0]), &y), op, &["0 rows of w", "3 groups"]);
+    refused(of(&x, &w, &b, &targets((2, 3), 2)), op, &["row 0 is 2", "2 classes"]);
+    refused(of(&x, &w, &b, &whole(&[2, 3])), op, &["I64", "u32"]);
+    refused(of(&x, &double(&[6, 4]), &b, &y), op, &["F32", "F64"]);
+    refused(of(&x, &w, &double(&[6]), &y), op, &["F32", "F64"]);
+    let ignored = CrossEntropy { ignore_index: Some(1), ..CrossEntropy::default() };
+    let none = grouped_linear_cross_entropy(&x, &w, &b, &y, &ignored);
+    refused(none, op, &["no target that is not ignored"]);
+    let wrong = CrossEntropy { z_loss: -1.0, ..CrossEntropy::default() };
+    refused(grouped_linear_cross_entropy(&x, &w, &b, &y, &wrong), op, &["z_loss is -1"]);
+}
+
+#[test]
+fn pixels() {
+    let op = "logit_laplace";
+    let x = |numbers: &[f32]| Tensor::new(numbers, &Device::Cpu).unwrap();
+    logit_laplace(&zeros(&[4]), &x(&[0.0, 1.0])).unwrap();
+    refused(logit_laplace(&zeros(&[3]), &x(&[0.0, 1.0])), op, &["[3]", "[2] asks for [4]"]);
+    refused(logit_laplace(&zeros(&[1, 4]), &x(&[0.0, 1.0])), op, &["[1, 4]"]);
+    refused(logit_laplace(&zeros(&[2]), &zeros(&[])), op, &["last dimension"]);
+    refused(logit_laplace(&zeros(&[3, 0]), &zeros(&[3, 0])), op, &["[3, 0] is empty"]);
+    refused(logit_laplace(&double(&[2]), &x(&[0.5])), op, &["F64", "F32"]);
+    refused(logit_laplace(&whole(&[2]), &whole(&[1])), op, &["I64"]);
+    for (bad, named) in [(f32::NAN, "NaN"), (-0.01, "-0.01"), (1.5, "1.5")] {
+        let said = format!("x is {named} at place 1,");
+        refused(logit_laplace(&zeros(&[6]), &x(&[0.5, bad, 7.0])), op, &[&said, "0 and 1"]);
+    }
+}
+
+#[test]
+fn codes() {
+    let op = "vector_quantize";
+    let (z, c) = (zeros(&[2, 3]), zeros(&[5, 3]));
+    vector_quantize(&z, &c).unwrap();
+    refused(vector_quantize(&zeros(&[]), &c), op, &["last dimension"]);
+    refused(vector_quantize(&z, &zeros(&[3])), op, &["codes has shape [3]", "matrix"]);
+    refused(vector_quantize(&z, &zeros(&[5, 4])), op, &["[2, 3]", "[5, 4]"]);
+    refused(vector_quantize(&zeros(&[2, 0]), &zeros(&[5, 0])), op, &["[2, 0]", "not 0"]);
+    refused(vector_quantize(&z, &zeros(&[0, 3])), op, &["0 codes"]);
+    refused(vector_quantize(&zeros(&[0, 3]), &c), op, &["[0, 3] has no row"]);
+    refused(vector_quantize(&z, &double(&[5, 3])), op, &["F32", "F64"]);
+    refused(vector_quantize(&whole(&[2, 3]), &whole(&[5, 3])), op, &["I64"]);
+    let bad = |x: f32| Tensor::new(&[[0.0, 1.0, 2.0], [0.0, x, 2.0f32]], &Device::Cpu).unwrap();
+    for (x, named) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "inf"), (1e30, "inf")] {
+        let said = format!("row 1 of z has the squared length {named}");
+        refused(vector_quantize(&bad(x), &c), op, &[&said]);
+        let said = format!("row 1 of codes has the squared length {named}");
+        refused(vector_quantize(&z, &bad(x)), op, &[&said]);
+    }
 }
 
 #[test]

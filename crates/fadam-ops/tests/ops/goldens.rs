@@ -153,3 +153,37 @@ fn losses() {
         Ok(fadam_ops::linear_cross_entropy(&x[0], &unit, &targets, &options)?.objective)
     });
 }
+
+#[test]
+fn pictures() {
+    compare("grouped_linear_cross_entropy", &["x", "w", "b"], |x, golden| {
+        let targets = golden["targets"].to_dtype(DType::U32)?;
+        let options = CrossEntropy { label_smoothing: 0.1, ..CrossEntropy::default() };
+        let (x, w, b) = (&x[0], &x[1], &x[2]);
+        Ok(fadam_ops::grouped_linear_cross_entropy(x, w, b, &targets, &options)?.objective)
+    });
+    compare("logit_laplace-mean", &["x"], |x, golden| {
+        fadam_ops::logit_laplace(&x[0], &golden["data"])
+    });
+}
+
+#[test]
+fn quantisation() {
+    let of = |z: &Tensor, codes: &Tensor, golden: &Golden| {
+        let found = fadam_ops::vector_quantize(z, codes)?;
+        assert_eq!(
+            found.indices.to_vec2::<u32>()?,
+            golden["index"].to_dtype(DType::U32)?.to_vec2::<u32>()?
+        );
+        Ok::<_, candle_core::Error>(found)
+    };
+    compare("vector_quantize-codes", &["x"], |x, golden| {
+        Ok(of(&x[0], &golden["codes"], golden)?.codes)
+    });
+    compare("vector_quantize-codebook", &["x"], |x, golden| {
+        Ok(of(&golden["z"], &x[0], golden)?.codebook_loss)
+    });
+    compare("vector_quantize-commitment", &["x"], |x, golden| {
+        Ok(of(&x[0], &golden["codes"], golden)?.commitment_loss)
+    });
+}

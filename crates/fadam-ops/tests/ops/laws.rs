@@ -7,10 +7,13 @@ use crate::causal_attention::Shape;
 use crate::check::{
     Case, Draw, assert_same, cast, functional, numbers, of_all, relative, value_and_gradients, vars,
 };
+use crate::grouped_linear_cross_entropy::Groups;
+use crate::vector_quantize::Part;
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
-    dropout, embedding, glu, group_norm, joint_rnnt_loss, layer_norm, linear, lstm, rms_norm,
-    rnnt_loss, rope, self_attention, softmax, swiglu,
+    dropout, embedding, glu, group_norm, grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm,
+    linear, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, softmax, swiglu,
+    vector_quantize,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -38,6 +41,11 @@ fn all() -> Vec<Case> {
         softmax::case(42, x),
         cross_entropy::case(43, x, options[5]),
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
+        grouped_linear_cross_entropy::case(58, &[3, 200, 24], Groups(40, 12), options[5]),
+        logit_laplace::case(59, x),
+        vector_quantize::case(60, &[3, 200, 12], 300, Part::Codes),
+        vector_quantize::case(61, &[3, 200, 12], 300, Part::Codebook),
+        vector_quantize::case(62, &[3, 200, 12], 300, Part::Commitment),
         embedding::case(46, &[3, 200], 50, 132),
         dropout::case(47, x, 0.2),
         glu::case(48, x),
@@ -322,9 +330,12 @@ fn empty_batches() {
     }
     let targets = Tensor::zeros(0, DType::U32, &Device::Cpu).unwrap();
     let plain = CrossEntropy::default();
+    let of_groups = Tensor::zeros((0, 2), DType::U32, &Device::Cpu).unwrap();
+    let (x, w, b) = (draw(&none), draw(&[4, 6]), draw(&[4]));
     let losses = [
         fadam_ops::cross_entropy(&draw(&none), &targets, &plain),
         fadam_ops::linear_cross_entropy(&draw(&none), &draw(&[3, 6]), &targets, &plain),
+        fadam_ops::grouped_linear_cross_entropy(&x, &w, &b, &of_groups, &plain),
     ];
     for loss in losses {
         let err = loss.unwrap_err().to_string();
