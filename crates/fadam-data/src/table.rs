@@ -56,7 +56,9 @@ impl ParquetRow {
         let Self { table, column, group, row, number, .. } = self;
         let wrong = |reason: String| table.wrong(&format!("row {number}: {reason}"));
         let bytes = caught(|| table.bytes(*group, *column, *row).map_err(|e| e.to_string()));
-        bytes.map_err(wrong)?.ok_or_else(|| wrong(format!("{} is null", table.column_name(*column))))
+        bytes
+            .map_err(wrong)?
+            .ok_or_else(|| wrong(format!("{} is null", table.column_name(*column))))
     }
 
     /// The one name of this row, whatever place its table was asked for by.

@@ -77,6 +77,6 @@ pub use options::{Outcome, RunOptions};
 pub use run_folder::RunFolder;
 pub use runtime::run_main;
 pub use saved_run::{Evaluated, SavedRun, Standing};
-pub use task::{Evaluation, Task};
+pub use task::{Evaluation, Objective, Task};
 pub use trainer::Trainer;
 pub use weights::{Conversions, load_weights};

@@ -42,7 +42,7 @@ pub trait Task {
     /// # Errors
     ///
     /// When candle fails.
-    fn loss(&mut self, batch: &Self::Batch) -> anyhow::Result<Tensor>;
+    fn loss(&mut self, batch: &Self::Batch) -> anyhow::Result<Objective>;
 
     /// The gradients of a loss; [`Tensor::backward`] unless the model's ops have a way of their own.
     ///
@@ -51,6 +51,15 @@ pub trait Task {
     /// When candle fails.
     fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {
         loss.backward()
+    }
+
+    /// What follows the optimizer's step number `step`, such as a change of parameters that no gradient makes.
+    ///
+    /// # Errors
+    ///
+    /// When candle fails.
+    fn after_step(&mut self, _step: u64) -> anyhow::Result<()> {
+        Ok(())
     }
 
     /// Evaluates the model after `step` steps (0: before the first) on held-out data.
@@ -92,6 +101,33 @@ pub(crate) fn model(task: &impl Task) -> anyhow::Result<NamedVars> {
         model.insert(name, var.clone()).context("a buffer has the name of a parameter")?;
     }
     Ok(model)
+}
+
+/// What a step goes down: a loss and, perhaps, an auxiliary one that is no log-likelihood and goes past the Fisher
+/// information (section 3.4.3 of the paper; [`LossGradients::auxiliary`](fadam_core::LossGradients::auxiliary)).
+#[derive(Debug, Clone)]
+pub struct Objective {
+    /// A scalar.
+    pub loss: Tensor,
+    /// A scalar without its weight, and its weight.
+    pub auxiliary: Option<(Tensor, f64)>,
+}
+
+impl From<Tensor> for Objective {
+    fn from(loss: Tensor) -> Self {
+        Self { loss, auxiliary: None }
+    }
+}
+
+impl Objective {
+    /// Both together, without a graph: what is reported.
+    pub(crate) fn total(&self) -> candle_core::Result<Tensor> {
+        let loss = self.loss.detach();
+        match &self.auxiliary {
+            Some((auxiliary, weight)) => loss + (auxiliary.detach() * *weight)?,
+            None => Ok(loss),
+        }
+    }
 }
 
 /// The result of an evaluation.

@@ -5,14 +5,17 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::{DType, Tensor};
 use candle_nn::Optimizer as _;
-use fadam_core::{Accumulator, Algorithm as _, AnyOptimizer, Gradients, NamedVars, Schedule};
+use fadam_core::{
+    Accumulator, Algorithm as _, AnyOptimizer, Fisher, Gradients, LossGradients, NamedVars,
+    Schedule,
+};
 
 use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
 use crate::metrics::MetricsLog;
 use crate::progress::{Progress, StepReport};
 use crate::state::TrainState;
 use crate::summary::Facts;
-use crate::task::{self, Task};
+use crate::task::{self, Objective, Task};
 use crate::{Error, Interrupt, Outcome, RunFolder, RunOptions, atomic, checkpoint, plot, weights};
 
 /// A run: a task, its optimizer, and where it is recorded.
@@ -33,8 +36,8 @@ pub struct Trainer<T: Task> {
     /// Parameters and buffers: what a checkpoint holds.
     model: NamedVars,
     optimizer: AnyOptimizer,
-    /// Of the batches of one step, if there are several.
-    accumulator: Accumulator,
+    /// Of the batches of one step, if there are several: of the loss, and of the auxiliary one.
+    accumulators: [Accumulator; 2],
     base_lr: f64,
     schedule: Schedule,
     train: TrainConfig,
@@ -110,7 +113,7 @@ impl<T: Task> Trainer<T> {
         Ok(Self {
             model,
             optimizer,
-            accumulator: Accumulator::new(),
+            accumulators: [Accumulator::new(), Accumulator::new()],
             base_lr: config.optimizer().lr(),
             schedule: *config.schedule(),
             train: config.train().clone(),
@@ -183,10 +186,15 @@ impl<T: Task> Trainer<T> {
 
     fn step(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let gradients = self.gradients()?;
+        let StepGradients { loss, auxiliary } = self.gradients()?;
         self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
+        let mut gradients = LossGradients::new(&loss);
+        if let Some((of_auxiliary, weight)) = &auxiliary {
+            gradients = gradients.auxiliary(of_auxiliary, *weight);
+        }
         // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
-        self.optimizer.step_named(&gradients)?;
+        self.optimizer.step_with(gradients, Fisher::Minibatch)?;
+        self.task.after_step(self.state.step + 1)?;
         self.state.step += 1;
         self.state.train_secs += started.elapsed().as_secs_f64();
         self.progress.step(self.state.step);
@@ -194,24 +202,35 @@ impl<T: Task> Trainer<T> {
     }
 
     /// The mean gradients of the step's batches; their mean loss is kept for the next training line.
-    fn gradients(&mut self) -> anyhow::Result<Gradients> {
+    fn gradients(&mut self) -> anyhow::Result<StepGradients> {
         let batches = self.train.accumulate;
         let mut losses = Vec::with_capacity(batches);
-        let mut last = Gradients::new();
+        let mut of_batch = StepGradients::default();
         for i in 0..batches {
             let batch = self.task.next_batch()?;
-            let loss = self.task.loss(&batch)?;
-            losses.push(loss.detach());
-            last = self.task.vars().gradients(&self.task.backward(&loss)?);
+            let objective = self.task.loss(&batch)?;
+            losses.push(objective.total()?);
+            of_batch = StepGradients::of(&self.task, &objective)?;
             self.state.units += self.task.units(&batch);
             if batches > 1 {
-                self.accumulator
-                    .add(&last)
-                    .with_context(|| format!("batch {} of the step", i + 1))?;
+                let [loss, auxiliary] = &mut self.accumulators;
+                let place = || format!("batch {} of the step", i + 1);
+                loss.add(&of_batch.loss).with_context(place)?;
+                if let Some((gradients, _)) = &of_batch.auxiliary {
+                    auxiliary.add(gradients).with_context(place)?;
+                }
             }
         }
         self.unread_losses.push((Tensor::stack(&losses, 0)?.mean(0))?);
-        Ok(if batches > 1 { self.accumulator.finish()?.gradients } else { last })
+        if batches == 1 {
+            return Ok(of_batch);
+        }
+        let [loss, auxiliary] = &mut self.accumulators;
+        let auxiliary = match of_batch.auxiliary {
+            Some((_, weight)) => Some((auxiliary.finish()?.gradients, weight)),
+            None => None,
+        };
+        Ok(StepGradients { loss: loss.finish()?.gradients, auxiliary })
     }
 
     fn lr(&self, step: u64) -> f64 {
@@ -326,6 +345,27 @@ impl<T: Task> Trainer<T> {
             None => String::new(),
         };
         error.context(format!("step {} ({loss}{place})", self.state.step + 1))
+    }
+}
+
+/// The gradients of a step.
+#[derive(Default)]
+struct StepGradients {
+    loss: Gradients,
+    /// And the weight of the loss that they are of.
+    auxiliary: Option<(Gradients, f64)>,
+}
+
+impl StepGradients {
+    fn of(task: &impl Task, objective: &Objective) -> candle_core::Result<Self> {
+        let of = |loss: &Tensor| -> candle_core::Result<Gradients> {
+            Ok(task.vars().gradients(&task.backward(loss)?))
+        };
+        let auxiliary = match &objective.auxiliary {
+            Some((loss, weight)) => Some((of(loss)?, *weight)),
+            None => None,
+        };
+        Ok(Self { loss: of(&objective.loss)?, auxiliary })
     }
 }
 

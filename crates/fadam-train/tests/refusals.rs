@@ -211,7 +211,7 @@ fn a_buffer_with_the_name_of_a_parameter_is_refused() {
         fn units(&self, (): &()) -> u64 {
             0
         }
-        fn loss(&mut self, (): &()) -> anyhow::Result<candle_core::Tensor> {
+        fn loss(&mut self, (): &()) -> anyhow::Result<fadam_train::Objective> {
             anyhow::bail!("not reached")
         }
         fn evaluate(&mut self, _: u64) -> anyhow::Result<fadam_train::Evaluation> {

@@ -8,7 +8,7 @@ use fadam_core::NamedVars;
 use fadam_data::speech::{EvalBatches, SpeechBatch, SpeechBatches, SpeechSpec, Units};
 use fadam_models::asr::{Beam, Mode, Transducer, Utterances};
 use fadam_train::config::RunConfig;
-use fadam_train::{Evaluation, Task, bad_input};
+use fadam_train::{Evaluation, Objective, Task, bad_input};
 use serde_json::Value;
 
 use super::config::{AsrData, SearchKind, TrainAsr};
@@ -173,11 +173,11 @@ impl Task for AsrTask {
         count(&batch.utterances) as u64
     }
 
-    fn loss(&mut self, batch: &AsrBatch) -> anyhow::Result<Tensor> {
+    fn loss(&mut self, batch: &AsrBatch) -> anyhow::Result<Objective> {
         // Any function of seed and batch that no two batches share.
         let seed = self.seed.wrapping_mul(0xd134_2543_de82_ef95).wrapping_add(batch.number << 20);
         let losses = self.model.losses(&batch.utterances, Mode::Train { seed })?;
-        Ok((losses.sum_all()? / count(&batch.utterances) as f64)?)
+        Ok((losses.sum_all()? / count(&batch.utterances) as f64)?.into())
     }
 
     fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {

@@ -8,7 +8,7 @@ use fadam_data::text::{EvalWindows, TokenBatch, Tokenizer};
 use fadam_models::init::SeededVars;
 use fadam_models::llm::{Palm, PalmConfig, Tokens, generate};
 use fadam_train::config::RunConfig;
-use fadam_train::{Evaluation, Task, bad_input};
+use fadam_train::{Evaluation, Objective, Task, bad_input};
 use serde_json::Value;
 
 use super::config::{LlmData, TrainLlm};
@@ -126,8 +126,8 @@ impl Task for LlmTask {
         (batch.batch() * batch.seq_len()) as u64
     }
 
-    fn loss(&mut self, batch: &TokenBatch) -> anyhow::Result<Tensor> {
-        Ok(self.model.losses(&self.tokens(batch)?)?.objective)
+    fn loss(&mut self, batch: &TokenBatch) -> anyhow::Result<Objective> {
+        Ok(self.model.losses(&self.tokens(batch)?)?.objective.into())
     }
 
     fn backward(&self, loss: &Tensor) -> candle_core::Result<GradStore> {

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::cache::{Cache, Heard, stamp};
+use super::parquet_rows;
 use super::report::Reason;
 use super::set::{Clip, SetSpec};
 use super::sound::{self, Decoded};

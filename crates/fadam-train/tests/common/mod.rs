@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use candle_core::{DType, Device, Tensor, Var};
 use fadam_core::NamedVars;
 use fadam_train::config::{Experiment, FieldError, KeyDoc, Override, RunConfig};
-use fadam_train::{Evaluation, Interrupt, Outcome, RunFolder, RunOptions, Task, Trainer};
+use fadam_train::{
+    Evaluation, Interrupt, Objective, Outcome, RunFolder, RunOptions, Task, Trainer,
+};
 use serde_json::{Value, json};
 
 const FEATURES: usize = 3;
@@ -41,6 +43,8 @@ pub struct Faults {
     pub interrupt_at: Option<(u64, Interrupt)>,
     /// The number of features; another one is another model.
     pub features: Option<usize>,
+    /// Adds half the sum of the parameters' squares as an auxiliary loss of this weight.
+    pub auxiliary: Option<f64>,
 }
 
 pub struct Regression {
@@ -109,11 +113,16 @@ impl Task for Regression {
         batch.0.dims()[0] as u64
     }
 
-    fn loss(&mut self, (x, y): &Self::Batch) -> anyhow::Result<Tensor> {
+    fn loss(&mut self, (x, y): &Self::Batch) -> anyhow::Result<Objective> {
         let loss = (self.predict(x)? - y)?.sqr()?.mean_all()?;
         let running = ((self.running.as_detached_tensor() * 0.9)? + (loss.detach() * 0.1)?)?;
         self.running.set(&running)?;
-        Ok(loss)
+        let Some(weight) = self.faults.auxiliary else { return Ok(loss.into()) };
+        let mut squares = Tensor::zeros((), DType::F32, &Device::Cpu)?;
+        for (_, var) in self.vars.iter() {
+            squares = (squares + (var.sqr()?.sum_all()? * 0.5)?)?;
+        }
+        Ok(Objective { loss, auxiliary: Some((squares, weight)) })
     }
 
     fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {
