@@ -93,3 +93,42 @@ impl Distances {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The mean of each channel.
+    struct Means;
+
+    impl FeatureNetwork for Means {
+        fn distance_name(&self) -> &'static str {
+            "Fréchet distance, means"
+        }
+
+        fn width(&self) -> usize {
+            3
+        }
+
+        fn features(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+            images.to_dtype(candle_core::DType::F32)?.mean((2, 3))
+        }
+    }
+
+    #[test]
+    fn distances_of_means() {
+        let distances = Distances { network: Box::new(Means), names: ["frechet", "kid"] };
+        let pictures = |shift: u32| {
+            let values = (0..5 * 12).map(|i| ((i * i * 7 + i / 12) % 200 + shift) as u8);
+            let pictures = Tensor::from_vec(values.collect(), (5, 3, 2, 2), &Device::Cpu).unwrap();
+            distances.features(&pictures).unwrap()
+        };
+        let same = distances.measure(&pictures(0), &pictures(0)).unwrap();
+        assert!((0.0..1e-3).contains(&same.frechet), "{same:?}");
+        // Another mean and the same covariance: the squares of three shifts.
+        let shifted = distances.measure(&pictures(0), &pictures(20)).unwrap();
+        assert!((shifted.frechet - 1200.0).abs() < 0.01, "{shifted:?}");
+        assert!(shifted.kid > same.kid);
+        assert!(distances.measure(&pictures(0), &pictures(0).narrow(0, 0, 1).unwrap()).is_err());
+    }
+}

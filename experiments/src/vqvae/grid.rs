@@ -37,7 +37,8 @@ pub fn grid(columns: &[&Tensor]) -> anyhow::Result<Vec<u8>> {
     let drawn = side * scale;
     let cell = columns.len() * (drawn + GAP) - GAP + BETWEEN;
     let tall = drawn + BETWEEN;
-    let across = (1..=count).find(|n| n * cell >= count.div_ceil(*n) * tall).unwrap_or(count);
+    let longer = |n: &usize| (n * cell).max(count.div_ceil(*n) * tall);
+    let across = (1..=count).min_by_key(longer).unwrap_or(count);
     let (width, height) = (across * cell + BETWEEN, count.div_ceil(across) * tall + BETWEEN);
     let mut canvas = vec![255u8; width * height * 3];
     for picture in 0..count {
