@@ -151,10 +151,10 @@ impl Args {
 }
 
 fn is_new(file: &Path) -> anyhow::Result<()> {
-    match file.exists() {
-        true => Err(bad_input(anyhow!("{}: is there already", file.display()))),
-        false => Ok(()),
+    if file.exists() {
+        return Err(bad_input(anyhow!("{}: is there already", file.display())));
     }
+    Ok(())
 }
 
 /// `tench/1.JPEG` as `tench-1.png`.
@@ -170,7 +170,7 @@ fn file_name(name: &str) -> String {
 fn write(file: &Path, picture: &Tensor) -> anyhow::Result<()> {
     let side = picture.dim(1)?;
     let rgb = picture.permute((1, 2, 0))?.flatten_all()?.to_vec1::<u8>()?;
-    Ok(write_atomically(file, &encode_png(side, side, &rgb)?)?)
+    write_atomically(file, &encode_png(side, side, &rgb)?)
 }
 
 #[cfg(test)]

@@ -89,10 +89,10 @@ impl Default for VqVaeData {
 impl VqVaeData {
     /// Where the training pictures are.
     pub fn source(&self) -> ImageSource {
-        match self.paths.is_empty() {
-            true => ImageSource::Embedded,
-            false => ImageSource::Places(self.paths.clone()),
+        if self.paths.is_empty() {
+            return ImageSource::Embedded;
         }
+        ImageSource::Places(self.paths.clone())
     }
 
     /// Where the held-out pictures are, unless they are a share of the others.

@@ -204,7 +204,7 @@ pub fn stripes(n: usize, width: usize, height: usize) -> Vec<u8> {
     let pixel = |i: usize| {
         let (x, y) = (i % width, i / width);
         let along = [x, y, x + y][n % 3] + n;
-        let on = along / 3 % 2 == 0;
+        let on = (along / 3).is_multiple_of(2);
         [(n % 3 * 100) as u8, if on { 220 } else { 30 }, (n % 2 * 200) as u8]
     };
     let pixels: Vec<u8> = (0..width * height).flat_map(pixel).collect();
