@@ -8,6 +8,7 @@ pub mod generate;
 pub mod llm;
 pub mod model_place;
 pub mod replay;
+pub mod report;
 pub mod transcribe;
 
 /// The commit that the programs were built from, if the source was a git checkout.
