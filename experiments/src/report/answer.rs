@@ -1,7 +1,7 @@
 //! Which runs answer which question of the paper, and what they say.
 //!
-//! A sweep answers a question if its runs are of the question's task, differ in nothing but what the question's cells differ in (and the
-//! learning rate), and are of at least two of its cells. Its phases are two answers: at one learning rate for all cells, as in the paper
+//! A sweep answers a question if it has runs of the question's task in at least two of its cells, and these differ in nothing but what the
+//! cells differ in (and the learning rate). Other runs of the sweep do not matter. Its phases are two answers: at one learning rate for all cells, as in the paper
 //! (`fixed`), and at the best rate of each (`final`, after a search).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -51,6 +51,8 @@ pub struct MetricAnswer {
     pub cells: Vec<CellStatistics>,
     /// Of the cells that were run.
     pub contrasts: Vec<Contrast>,
+    /// Contrasts of the claim with a cell that was not run.
+    pub not_run: usize,
     /// Of all contrasts.
     pub verdict: Verdict,
 }
@@ -95,9 +97,12 @@ pub fn answers<'a>(item: &'a Item, question: &'a Question, sweeps: &'a [Sweep]) 
     let of_phase = |sweep: &'a Sweep, phase: Phase| {
         let runs: Vec<&Run> =
             sweep.runs_of(phase).filter(|run| run.task == question.task).collect();
-        let fits = varied(&runs).iter().all(|key| question.may_vary(key));
-        let cells = if fits { matched(item, question, &runs) } else { None };
-        let cells = cells.filter(|cells| cells.len() >= 2)?;
+        let cells = matched(item, question, &runs).filter(|cells| cells.len() >= 2)?;
+        let compared: Vec<&Run> =
+            cells.iter().flat_map(|cell| cell.runs.values().copied()).collect();
+        if !varied(&compared).iter().all(|key| question.may_vary(key)) {
+            return None;
+        }
         let rates = rates(sweep, phase, &cells);
         Some(answer(question, sweep, phase, rates, cells))
     };
@@ -188,9 +193,9 @@ fn answer<'a>(
 fn of_metric(question: &Question, cells: &[CellRuns<'_>], column: &str) -> MetricAnswer {
     let metric = Metric::of(column, &question.task);
     let find = |label: &str| cells.iter().find(|cell| cell.label == label);
-    let mut contrasts: Vec<Contrast> = question
-        .contrasts()
-        .into_iter()
+    let asked = question.contrasts();
+    let mut contrasts: Vec<Contrast> = asked
+        .iter()
         .filter_map(|[first, second]| Some((find(first)?, find(second)?)))
         .map(|(first, second)| contrast(question, first, second, &metric))
         .collect();
@@ -200,9 +205,11 @@ fn of_metric(question: &Question, cells: &[CellRuns<'_>], column: &str) -> Metri
     for (k, corrected) in tested.into_iter().zip(holm(&p_values)) {
         contrasts[k].p_value = Some(corrected);
     }
-    let verdicts: Vec<Verdict> = contrasts.iter().map(|contrast| contrast.verdict).collect();
+    let not_run = asked.len() - contrasts.len();
+    let mut verdicts: Vec<Verdict> = contrasts.iter().map(|contrast| contrast.verdict).collect();
+    verdicts.resize(asked.len(), Verdict::NotRun);
     let cells = cells.iter().map(|cell| CellStatistics::of(cell, column)).collect();
-    MetricAnswer { metric, cells, contrasts, verdict: overall(&verdicts) }
+    MetricAnswer { metric, cells, contrasts, not_run, verdict: overall(&verdicts) }
 }
 
 fn contrast(

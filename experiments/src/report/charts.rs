@@ -38,7 +38,7 @@ pub fn curves(
     let spread =
         if seeds > 1 { " Lines are means over seeds, bands a standard error." } else { "" };
     let caption = format!(
-        "{} by step, {}.{spread} What lies above the frame in the first tenth is cut off.",
+        "{} by step, {}.{spread} The first fifth is cut off where it is above the rest.",
         metric.title(),
         sweep.name
     );

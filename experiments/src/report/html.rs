@@ -97,7 +97,7 @@ fn table(table: &Table) -> String {
     let rows: String = table.rows.iter().map(row).collect();
     let caption = escaped(&table.caption);
     format!(
-        "<div class=\"box\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table>\n<caption>{caption}</caption>\n\
+        "<div class=\"box\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table>\n<caption><span>{caption}</span></caption>\n\
          <thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
 }

@@ -35,10 +35,17 @@ impl Metric {
             "train_wer" => ("word error rate on training clips", "%", 100.0, true, 2),
             "train_cer" => ("character error rate on training clips", "%", 100.0, true, 2),
             "fid" => ("FID", "", 1.0, true, 2),
-            // Of another network than Inception: the run's configuration says which. Never "FID".
-            "frechet_distance" => ("Fréchet distance", "not FID", 1.0, true, 2),
+            // Of another network than Inception, so never "FID".
+            "frechet_efficientnet_lite0" => {
+                ("Fréchet distance, EfficientNet-Lite0", "", 1.0, true, 2)
+            }
+            "kid" => ("KID", "", 1.0, true, 5),
+            "kid_efficientnet_lite0" => ("KID, EfficientNet-Lite0", "", 1.0, true, 5),
             "psnr" => ("PSNR", "dB", 1.0, false, 2),
+            "likeliest_psnr" => ("PSNR of the likeliest values", "dB", 1.0, false, 2),
             "ssim" => ("SSIM", "", 1.0, false, 4),
+            "code_usage" => ("codes in use", "%", 100.0, false, 1),
+            "code_perplexity" => ("perplexity of the codes", "", 1.0, false, 1),
             other => (other, "", 1.0, true, 4),
         };
         let (column, label) = (column.to_owned(), label.to_owned());

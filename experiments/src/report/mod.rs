@@ -11,6 +11,7 @@
 //! its numbers say. Nothing in the pages depends on when or where they were made.
 
 pub mod answer;
+mod answered;
 pub mod charts;
 pub mod document;
 pub mod figure;
@@ -128,10 +129,13 @@ fn files(document: &Document) -> BTreeMap<String, String> {
 
 /// Writes the files, and removes figures of an earlier report that are in this one no longer.
 fn write(out: &Path, files: &BTreeMap<String, String>) -> anyhow::Result<()> {
-    let figures = out.join(markdown::FIGURES);
-    fs::create_dir_all(&figures)
-        .with_context(|| format!("{}: cannot be made", figures.display()))
-        .map_err(bad_input)?;
+    for name in files.keys() {
+        let path = out.join(name);
+        let folder = path.parent().unwrap_or(out);
+        fs::create_dir_all(folder)
+            .with_context(|| format!("{}: cannot be made", folder.display()))
+            .map_err(bad_input)?;
+    }
     for (name, contents) in files {
         write_atomically(&out.join(name), contents.as_bytes())?;
     }

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::{CellRuns, CellStatistics, evidence};
+use super::answered::mean;
 use super::charts;
 use super::document::{Block, Span, Table, heading, paragraph, slug, text};
 use super::metric::Metric;
-use super::page::{Asked, mean};
+use super::page::Asked;
 use super::records::Provenance;
 use super::results::{Outcome, Phase, Run, Status};
 use super::settings::LEARNING_RATE;
@@ -33,6 +34,7 @@ pub(super) fn blocks(sweeps: &[Sweep], asked: &[Asked<'_>]) -> anyhow::Result<Ve
         }
         blocks.extend(charts::search(sweep)?.map(Block::Figure));
         blocks.extend(search_table(sweep).map(Block::Table));
+        blocks.extend(at_an_edge(sweep));
         if answered.is_none() {
             blocks.extend(own_results(sweep)?);
         }
@@ -146,6 +148,33 @@ fn search_table(sweep: &Sweep) -> Option<Table> {
     let caption = format!("The search: {} at each learning rate, one seed", metric.title());
     let head = ["cell"].into_iter().chain(rates.into_iter().map(|(rate, _)| rate));
     Some(Table { caption, head: head.map(str::to_owned).collect(), rows })
+}
+
+/// Names the cells whose search ended at the first or last of several rates.
+fn at_an_edge(sweep: &Sweep) -> Option<Block> {
+    let mut searches: BTreeMap<&str, Vec<(f64, f64)>> = BTreeMap::new();
+    for run in sweep.runs_of(Phase::Search) {
+        let rate = run.settings.get(LEARNING_RATE).and_then(|rate| rate.parse().ok());
+        let loss =
+            if let Outcome::Value(loss) = run.outcome("eval_loss") { loss } else { f64::INFINITY };
+        searches.entry(&run.cell).or_default().extend(rate.map(|rate: f64| (rate, loss)));
+    }
+    let is_at_edge = |points: &[(f64, f64)]| {
+        let best = points.iter().min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(rate, _)| *rate);
+        let beyond = |is_beyond: &dyn Fn(f64, f64) -> bool| {
+            best.is_some_and(|best| points.iter().any(|(rate, _)| is_beyond(*rate, best)))
+        };
+        points.len() > 1
+            && !(beyond(&|rate, best| rate < best) && beyond(&|rate, best| rate > best))
+    };
+    let cells: Vec<&str> =
+        searches.iter().filter(|(_, points)| is_at_edge(points)).map(|(cell, _)| *cell).collect();
+    (!cells.is_empty()).then(|| {
+        paragraph(format!(
+            "The best rate lies at an edge of what was searched, so that a better one may lie beyond, for {}.",
+            cells.join(", ")
+        ))
+    })
 }
 
 /// Results of a sweep that is about no table of the paper: each cell beside the first.

@@ -107,8 +107,9 @@ impl Sweep {
         let mut records = Records::default();
         records.add_run(&name, folder)?;
         let last = records.curves.get(&name).and_then(|points| points.last());
-        let metrics: Vec<String> =
-            last.into_iter().flat_map(|at| at.values.keys().cloned()).collect();
+        let columns = last.into_iter().flat_map(|at| at.values.keys());
+        let columns = columns.filter(|name| *name != "eval_loss").cloned();
+        let metrics: Vec<String> = ["eval_loss".to_owned()].into_iter().chain(columns).collect();
         let run = run_of(&name, &summary, &metrics, flatten(&table));
         Ok(Self {
             folder: folder.to_owned(),
@@ -192,7 +193,7 @@ fn run_of(
 ) -> Run {
     let text = |key: &str| summary.get(key).and_then(Json::as_str).unwrap_or_default().to_owned();
     let count = |key: &str| summary.get(key).and_then(Json::as_u64);
-    let columns = metrics.iter().map(String::as_str).chain(["eval_loss", "best_eval_loss"]);
+    let columns = metrics.iter().map(String::as_str).chain(["best_eval_loss"]);
     let number = |key: &str| Some((key.to_owned(), summary.get(key)?.as_f64()?));
     let values = columns.filter_map(number).collect();
     let status = match text("outcome").as_str() {

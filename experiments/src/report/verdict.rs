@@ -97,7 +97,7 @@ pub fn is_first_better_in_paper(first: f64, second: f64, lower_is_better: bool) 
 }
 
 /// The verdict on a claim that consists of several contrasts: holds if none contradicts and at least half hold, contradicts the other way
-/// round, mixed if some do the one and some the other, else inconclusive.
+/// round, mixed if some do the one and some the other, else inconclusive. Those that were not run count among all.
 pub fn overall(contrasts: &[Verdict]) -> Verdict {
     let count = |verdict| contrasts.iter().filter(|other| **other == verdict).count();
     let (hold, contradict) = (count(Verdict::Holds), count(Verdict::Contradicts));
@@ -127,7 +127,7 @@ pub fn rule() -> Vec<String> {
          are left have to agree with that, or, where none are left, at least two seeds."
             .to_owned(),
         "A claim of several contrasts holds if none of them contradicts and at least half hold, contradicts the other way round, and is \
-         mixed if there are both. The metric that decides is the first of those listed that the runs have; others are shown with what the \
+         mixed if there are both; contrasts that were not run count as not holding. The metric that decides is the first of those listed that the runs have; others are shown with what the \
          rule says of them."
             .to_owned(),
         format!(
@@ -188,6 +188,7 @@ mod tests {
         assert_eq!(overall(&[C, I, I]), I);
         assert_eq!(overall(&[H, H, C]), Mixed);
         assert_eq!(overall(&[I, N]), I);
+        assert_eq!(overall(&[H, Verdict::NotRun, Verdict::NotRun]), I, "a part of the claim");
         assert_eq!(overall(&[]), I);
     }
 

@@ -1,19 +1,23 @@
-//! Charts as SVG that take the colour of the text around them, so that they can be read on a light and on a dark ground.
-//!
-//! plotters lays out the axes. Lines, bands, error bars, markers and the legend are drawn on the pixels that it says.
+//! The parts of a chart: axes by plotters, and on the pixels that it says lines, bands, error bars, markers, the legend.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
+use super::{Axis, Chart, Point, Series};
+
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Width and height of the plot with its axes; the legend comes below. Text is readable at half the size, on a phone.
-const SIZE: (u32, u32) = (640, 400);
-const TEXT: u32 = 21;
+pub(super) const SIZE: (u32, u32) = (640, 400);
+const TEXT: u32 = 26;
 /// What a character takes on the average, of the text's size.
 const CHARACTER: f64 = 0.46;
-const LEGEND_LINE: i32 = 26;
+pub(super) const LEGEND_LINE: i32 = 30;
+/// What a line of names below the axis takes.
+const NAME_LINE: i32 = 23;
+/// What is left and right of the plot.
+const SIDES: (u32, u32) = (104, 28);
 
 /// Stands for the colour of the surrounding text until the picture is finished.
 const INK: RGBColor = RGBColor(1, 2, 3);
@@ -30,107 +34,18 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(0xd1, 0x49, 0x5b),
 ];
 
-/// What is drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Chart {
-    /// The horizontal axis.
-    pub x: Axis,
-    /// What the vertical axis counts, with its unit.
-    pub y_label: String,
-    /// One legend entry each, if there are several.
-    pub series: Vec<Series>,
-    /// Words at the upper edge over a category: what has no number.
-    pub notes: Vec<(usize, String)>,
-}
-
-/// The horizontal axis.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Axis {
-    /// Numbers from 0; what is above the frame in the first tenth is cut off.
-    Steps,
-    /// Places 0, 1, 2, … with a name each.
-    Categories {
-        /// What they are.
-        label: String,
-        /// Their names.
-        names: Vec<String>,
-    },
-}
-
-/// A line, or points.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Series {
-    /// For the legend.
-    pub label: String,
-    /// In the order of `x`.
-    pub points: Vec<Point>,
-    /// Whether the points are joined.
-    pub is_line: bool,
-}
-
-/// A value with what it may be off by on either side, 0 for nothing.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Point {
-    /// Where.
-    pub x: f64,
-    /// The value.
-    pub y: f64,
-    /// Half the height of its error bar, or of the band around a line over steps.
-    pub error: f64,
-}
-
-/// The picture; none if there is no point to draw.
-///
-/// # Errors
-///
-/// None that drawing into memory can have.
-pub fn svg(chart: &Chart) -> anyhow::Result<Option<String>> {
-    let Some(frame) = Frame::of(chart) else {
-        return Ok(None);
-    };
-    let legend = legend_lines(chart);
-    let height = SIZE.1 + (legend.len() as u32) * LEGEND_LINE as u32;
-    let mut svg = String::new();
-    {
-        let root = SVGBackend::with_string(&mut svg, (SIZE.0, height)).into_drawing_area();
-        let (plot, _) = root.split_vertically(SIZE.1);
-        let at = axes(&plot, chart, &frame)?;
-        for (k, series) in chart.series.iter().enumerate() {
-            draw(&root, chart, series, k, &frame, &at)?;
-        }
-        for (category, words) in &chart.notes {
-            let (x, y) = at(*category as f64, frame.high);
-            label(&root, words, (x, y + 4), HPos::Center)?;
-        }
-        for (line, entries) in legend.iter().enumerate() {
-            let y = SIZE.1 as i32 + line as i32 * LEGEND_LINE + LEGEND_LINE / 2;
-            draw_legend(&root, chart, entries, y)?;
-        }
-        root.present()?;
-    }
-    // The text's colour, and no size of its own: the page decides.
-    let svg = svg.replace("\"#010203\"", "\"currentColor\"");
-    Ok(Some(svg.replacen(&format!("width=\"{}\" height=\"{height}\" ", SIZE.0), "", 1)))
-}
-
-/// The picture as a file of its own, which has no text around it to take the colour of.
-pub fn standalone(svg: &str) -> String {
-    let style = "<style>:root { color: #1c1e21; } @media (prefers-color-scheme: dark) { :root { color: #e4e6e9; } }</style>";
-    svg.replacen(">\n", &format!(">\n{style}\n"), 1)
-}
-
 /// What is seen of the plane.
-struct Frame {
+pub(super) struct Frame {
     last: f64,
     low: f64,
-    high: f64,
+    pub(super) high: f64,
 }
 
 impl Frame {
-    fn of(chart: &Chart) -> Option<Self> {
+    pub(super) fn of(chart: &Chart) -> Option<Self> {
         let points = || chart.series.iter().flat_map(|series| &series.points);
         let last = points().map(|point| point.x).reduce(f64::max)?;
-        let from = if chart.x == Axis::Steps { 0.1 * last } else { f64::NEG_INFINITY };
+        let from = if chart.x == Axis::Steps { 0.2 * last } else { f64::NEG_INFINITY };
         let seen = || points().filter(|point| point.x >= from);
         let low = seen().map(|point| point.y - point.error).reduce(f64::min)?;
         let high = seen().map(|point| point.y + point.error).reduce(f64::max)?;
@@ -158,7 +73,7 @@ impl Frame {
 }
 
 /// Draws the axes and returns where a point of the plane is on the picture.
-fn axes(
+pub(super) fn axes(
     plot: &Area<'_>,
     chart: &Chart,
     frame: &Frame,
@@ -171,11 +86,17 @@ fn axes(
         Axis::Steps => "step",
         Axis::Categories { label, .. } => label,
     };
+    let names = names(chart);
+    let below = match names.iter().map(Vec::len).max() {
+        None => 66,
+        Some(lines) => 12 + NAME_LINE * lines as i32 + if x_label.is_empty() { 0 } else { 32 },
+    };
     let mut built = ChartBuilder::on(plot)
         .margin(12)
-        .margin_right(24)
-        .x_label_area_size(if chart.x == Axis::Steps { 58 } else { 80 })
-        .y_label_area_size(86)
+        .margin_left(0)
+        .margin_right(SIDES.1)
+        .x_label_area_size(below)
+        .y_label_area_size(SIDES.0)
         .build_cartesian_2d(first..last, frame.low..frame.high)?;
     let font = |size: u32| ("sans-serif", size).into_font().color(&INK);
     built
@@ -195,15 +116,10 @@ fn axes(
     let at = |x: f64, y: f64| built.backend_coord(&(x, y));
     let (left, top) = at(first, frame.high);
     let (right, bottom) = at(last, frame.low);
-    if let Axis::Categories { names, .. } = &chart.x {
-        let width = f64::from(right - left) / names.len() as f64;
-        let room = (width / (CHARACTER * f64::from(TEXT - 2))) as usize;
-        for (k, name) in names.iter().enumerate() {
-            let (x, _) = at(k as f64, frame.low);
-            for (line, words) in wrapped(name, room).into_iter().enumerate() {
-                let y = bottom + 8 + line as i32 * 19;
-                label(plot, &words, (x, y), HPos::Center)?;
-            }
+    for (k, lines) in names.iter().enumerate() {
+        let (x, _) = at(k as f64, frame.low);
+        for (line, words) in lines.iter().enumerate() {
+            label(plot, words, (x, bottom + 8 + line as i32 * NAME_LINE), HPos::Center)?;
         }
     }
     let (x_scale, y_scale) = (
@@ -215,6 +131,16 @@ fn axes(
         let (x, y) = ((x - first) * x_scale, (high - y) * y_scale);
         (left + x.round() as i32, top + y.round() as i32)
     })
+}
+
+/// The lines of each name below the axis, as many characters long as there is room for.
+fn names(chart: &Chart) -> Vec<Vec<String>> {
+    let Axis::Categories { names, .. } = &chart.x else {
+        return Vec::new();
+    };
+    let width = f64::from(SIZE.0 - SIDES.0 - SIDES.1) / names.len() as f64;
+    let room = (width / (CHARACTER * f64::from(TEXT - 2))) as usize;
+    names.iter().map(|name| wrapped(name, room)).collect()
 }
 
 /// A text in lines of about `room` characters, broken at spaces.
@@ -238,7 +164,8 @@ fn label(root: &Area<'_>, words: &str, at: (i32, i32), h: HPos) -> anyhow::Resul
     Ok(root.draw(&Text::new(words.to_owned(), at, style))?)
 }
 
-fn draw(
+/// Draws a series: its band, its line, its error bars and its markers.
+pub(super) fn series(
     root: &Area<'_>,
     chart: &Chart,
     series: &Series,
@@ -283,6 +210,20 @@ fn draw(
     Ok(())
 }
 
+/// Draws the words over categories.
+pub(super) fn notes(
+    root: &Area<'_>,
+    chart: &Chart,
+    frame: &Frame,
+    at: &dyn Fn(f64, f64) -> (i32, i32),
+) -> anyhow::Result<()> {
+    for (category, words) in &chart.notes {
+        let (x, y) = at(*category as f64, frame.high);
+        label(root, words, (x, y + 4), HPos::Center)?;
+    }
+    Ok(())
+}
+
 /// A disc, a triangle, a square or a diamond, in turn.
 fn marker(root: &Area<'_>, k: usize, (x, y): (i32, i32)) -> anyhow::Result<()> {
     let colour = COLOURS[k % COLOURS.len()].filled();
@@ -298,15 +239,15 @@ fn marker(root: &Area<'_>, k: usize, (x, y): (i32, i32)) -> anyhow::Result<()> {
 }
 
 /// The series by lines of the legend, each with where it begins; none for a single series.
-fn legend_lines(chart: &Chart) -> Vec<Vec<(usize, i32)>> {
+pub(super) fn legend(chart: &Chart) -> Vec<Vec<(usize, i32)>> {
     let mut lines: Vec<Vec<(usize, i32)>> = Vec::new();
     if chart.series.len() < 2 {
         return lines;
     }
-    let left = 98;
+    let left = SIDES.0 as i32;
     let mut x = i32::MAX;
     for (k, series) in chart.series.iter().enumerate() {
-        let width = 58 + (CHARACTER * f64::from(TEXT) * series.label.chars().count() as f64) as i32;
+        let width = 60 + (CHARACTER * f64::from(TEXT) * series.label.chars().count() as f64) as i32;
         if x.saturating_add(width) > SIZE.0 as i32 {
             lines.push(Vec::new());
             x = left;
@@ -317,7 +258,8 @@ fn legend_lines(chart: &Chart) -> Vec<Vec<(usize, i32)>> {
     lines
 }
 
-fn draw_legend(
+/// Draws a line of the legend.
+pub(super) fn legend_line(
     root: &Area<'_>,
     chart: &Chart,
     entries: &[(usize, i32)],
@@ -336,64 +278,14 @@ fn draw_legend(
 mod tests {
     use super::*;
 
-    fn series(label: &str, values: &[f64]) -> Series {
-        let point = |(k, y): (usize, &f64)| Point { x: 10.0 * k as f64, y: *y, error: 0.1 };
-        Series {
-            label: label.to_owned(),
-            points: values.iter().enumerate().map(point).collect(),
-            is_line: true,
-        }
-    }
-
-    #[test]
-    fn curves_take_the_colour_of_the_text_and_no_size() {
-        let chart = Chart {
-            x: Axis::Steps,
-            y_label: "held-out loss (nats a token)".to_owned(),
-            series: vec![series("FAdam <1>", &[9.0, 3.0, 2.0]), series("Adam", &[9.0, 4.0, 3.0])],
-            notes: vec![],
-        };
-        let svg = svg(&chart).unwrap().unwrap();
-        for part in
-            ["held-out loss (nats a token)", "step", "FAdam &lt;1&gt;", "currentColor", "viewBox"]
-        {
-            assert!(svg.contains(part), "{part}: {svg}");
-        }
-        assert!(!svg.contains("#010203") && !svg.contains("<svg width"), "{svg}");
-        assert!(!svg.contains("#000000") && !svg.contains("#FFFFFF"), "a colour of its own");
-        assert!(standalone(&svg).contains("prefers-color-scheme: dark"));
-    }
-
-    #[test]
-    fn categories_have_error_bars_names_and_notes() {
-        let chart = Chart {
-            x: Axis::Categories {
-                label: "ε".to_owned(),
-                names: vec!["1e-8".into(), "1e-30".into()],
-            },
-            y_label: "loss".to_owned(),
-            series: vec![Series { is_line: false, ..series("", &[2.0]) }],
-            notes: vec![(1, "NaN \u{d7}3".to_owned())],
-        };
-        let svg = svg(&chart).unwrap().unwrap();
-        assert!(
-            svg.contains("1e-30") && svg.contains("NaN \u{d7}3") && svg.contains("<circle"),
-            "{svg}"
-        );
-    }
-
-    #[test]
-    fn nothing_to_draw_is_no_picture() {
-        let chart = Chart { x: Axis::Steps, y_label: String::new(), series: vec![], notes: vec![] };
-        assert_eq!(svg(&chart).unwrap(), None);
-        let one = Chart { series: vec![series("one", &[1.0])], ..chart };
-        assert!(svg(&one).unwrap().is_some());
-    }
-
     #[test]
     fn a_line_enters_the_frame_from_above() {
         let frame = Frame { last: 20.0, low: 0.0, high: 3.0 };
-        let points = frame.inside(&series("", &[5.0, 1.0, 2.0]).points);
+        let points = frame.inside(&[(0.0, 5.0), (10.0, 1.0), (20.0, 2.0)].map(|(x, y)| Point {
+            x,
+            y,
+            error: 0.1,
+        }));
         assert_eq!((points[0].x, points[0].y, points.len()), (5.0, 3.0, 3));
     }
 
