@@ -9,6 +9,7 @@ pub mod llm;
 pub mod model_place;
 pub mod reconstruct;
 pub mod replay;
+pub mod report;
 pub mod transcribe;
 pub mod vqvae;
 
