@@ -81,7 +81,10 @@ fn the_cells_of_parts_are_one_part_away() {
             let other: Vec<&String> =
                 fields.filter(|(key, value)| of[*key] != **value).map(|(key, _)| key).collect();
             assert_eq!(other.len(), usize::from(name.contains(',')), "{file}: {name}: {other:?}");
-            assert!(seen.insert((name.starts_with('F'), other.first().copied().cloned())), "{name}");
+            assert!(
+                seen.insert((name.starts_with('F'), other.first().copied().cloned())),
+                "{name}"
+            );
         }
         assert_eq!(seen.len(), 2 * 7, "{file}");
     }

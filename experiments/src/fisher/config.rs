@@ -106,7 +106,7 @@ impl Config {
         let odd = self.batches.iter().find(|b| **b > micro && *b % micro != 0);
         let which = odd.copied().unwrap_or_default();
         let reason = format!("has {which}, which is no multiple of micro = {micro}");
-        require("batches", odd.is_none(), reason)?;
+        require("batches", odd.is_none(), &reason)?;
         require(
             "points",
             !self.points.is_empty() && rises(&self.points),

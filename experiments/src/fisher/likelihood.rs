@@ -9,7 +9,7 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::encoding::one_hot;
 use candle_nn::ops::{log_softmax, softmax};
 use rand_chacha::ChaCha8Rng;
-use rand_distr::{Distribution, StandardNormal, Uniform};
+use rand_distr::{Distribution, StandardNormal, StandardUniform};
 
 /// A conditional distribution P(y|x) with its parameters as outputs of a network. All tensors are f64.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,9 +70,8 @@ impl Likelihood {
             Self::Categorical { levels } => {
                 let p = softmax(&grouped(outputs, levels)?, D::Minus1)?;
                 let (n, j, _) = p.dims3()?;
-                let unit = Uniform::new(0.0, 1.0).expect("0 < 1");
                 let p: Vec<f64> = p.flatten_all()?.to_vec1()?;
-                let drawn = p.chunks(levels).map(|p| draw(p, unit.sample(random)));
+                let drawn = p.chunks(levels).map(|p| draw(p, StandardUniform.sample(random)));
                 Tensor::from_iter(drawn.collect::<Vec<_>>(), &Device::Cpu)?.reshape((n, j))
             }
             Self::Gaussian { sigma } => {

@@ -8,7 +8,7 @@ use candle_core::{D, DType, Device, Result, Tensor, Var};
 use fadam_core::{Gradients, NamedVars};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, Uniform};
+use rand_distr::{Distribution, StandardUniform};
 
 use super::likelihood::Likelihood;
 
@@ -48,9 +48,8 @@ impl Network {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut matrix = |inputs: usize, outputs: usize| {
             let bound = (inputs.max(1) as f64).sqrt().recip();
-            let uniform = Uniform::new(-bound, bound).expect("the bound is finite and above 0");
-            let values: Vec<f64> =
-                (0..(inputs + 1) * outputs).map(|_| uniform.sample(&mut random)).collect();
+            let mut value = || bound * (2.0 * random_share(&mut random) - 1.0);
+            let values: Vec<f64> = (0..(inputs + 1) * outputs).map(|_| value()).collect();
             Var::from_vec(values, (inputs + 1, outputs), &Device::Cpu)
         };
         let first = if hidden > 0 { Some(matrix(features, hidden)?) } else { None };
@@ -177,6 +176,11 @@ impl Layer {
     pub fn squares(&self) -> Result<Self> {
         Ok(Self { inputs: self.inputs.sqr()?, deltas: self.deltas.sqr()? })
     }
+}
+
+/// A number in 0..1.
+fn random_share(random: &mut ChaCha8Rng) -> f64 {
+    StandardUniform.sample(random)
 }
 
 /// `1 − tanh²`, the slope of the hidden units.

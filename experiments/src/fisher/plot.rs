@@ -11,22 +11,22 @@ use super::study::Scope;
 
 /// A panel, and the legend above all, in pixels; text that can still be read at half its size.
 const PANEL: (u32, u32) = (400, 300);
-const LEGEND: u32 = 116;
+const LEGEND: i32 = 116;
 const TEXT: u32 = 20;
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// What is drawn.
 #[derive(Clone, Copy)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// The title of the y axis.
-    pub name: &'static str,
+    pub(crate) name: &'static str,
     /// Of single batches, with markers and ± one standard error.
-    pub drawn: fn(&Summary) -> Mean,
+    pub(crate) drawn: fn(&Summary) -> Mean,
     /// Of expectations, as a thin line.
-    pub expected: fn(&Summary) -> Mean,
+    pub(crate) expected: fn(&Summary) -> Mean,
     /// The range of the y axis, which is logarithmic.
-    pub range: (f64, f64),
+    pub(crate) range: (f64, f64),
 }
 
 /// The colours of the estimators, told apart without red against green.
@@ -44,7 +44,7 @@ fn colour(estimator: Estimator) -> RGBColor {
 ///
 /// # Errors
 /// If there is nothing to draw.
-pub fn figure(summaries: &[Summary], measure: &Measure) -> anyhow::Result<String> {
+pub(crate) fn figure(summaries: &[Summary], measure: &Measure) -> anyhow::Result<String> {
     let all: Vec<&Summary> = summaries.iter().filter(|s| s.cell.scope == Scope::All).collect();
     let mut columns = Vec::new();
     let mut points = Vec::new();
@@ -60,7 +60,7 @@ pub fn figure(summaries: &[Summary], measure: &Measure) -> anyhow::Result<String
             estimators.push(cell.estimator);
         }
     }
-    let size = (PANEL.0 * columns.len() as u32, PANEL.1 * points.len() as u32 + LEGEND);
+    let size = (PANEL.0 * columns.len() as u32, PANEL.1 * points.len() as u32 + LEGEND as u32);
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
