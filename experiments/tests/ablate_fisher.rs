@@ -117,7 +117,7 @@ impl Case {
         };
         for code in 0..n.pow(batch as u32) {
             let examples: Vec<usize> = (0..batch).map(|b| code / n.pow(b as u32) % n).collect();
-            let p = (n as f64).powi(-(batch as i32));
+            let p = 1.0 / n.pow(batch as u32) as f64;
             if !estimator.samples() {
                 add(p, &self.layers(&examples, &self.data_labels(&examples)));
                 continue;

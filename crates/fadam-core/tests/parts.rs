@@ -13,7 +13,7 @@ use fadam_core::{
 use golden::{goldens, max_abs, max_difference, values};
 
 /// The config with the switches, in the order of its table.
-fn with(switches: [bool; 5], config: PartsConfig) -> PartsConfig {
+fn with(switches: [bool; 5], config: &PartsConfig) -> PartsConfig {
     let [natural_momentum, no_bias_correction, adaptive_epsilon, clip_natural_gradient, decay] =
         switches;
     PartsConfig {
@@ -22,7 +22,7 @@ fn with(switches: [bool; 5], config: PartsConfig) -> PartsConfig {
         adaptive_epsilon,
         clip_natural_gradient,
         fisher_weight_decay: decay,
-        ..config
+        ..config.clone()
     }
 }
 
@@ -144,7 +144,7 @@ fn gradient(t: usize) -> Vec<f64> {
 const STEPS: usize = 6;
 
 fn theta0() -> Vec<f64> {
-    (0..7).map(|i| 0.3 * ((i * i) as f64).cos()).collect()
+    (0..7).map(|i| 0.3 * f64::from(i * i).cos()).collect()
 }
 
 /// Hyper-parameters that let every part be seen.
@@ -157,7 +157,7 @@ fn visible(rho: f64, clip: Option<f64>) -> PartsConfig {
 fn every_mixture_is_what_plain_numbers_say() {
     for switches in all_switches() {
         for (rho, clip) in [(0.5, Some(0.7)), (0.5, None), (0.4, Some(0.7)), (1.0, Some(0.7))] {
-            let config = with(switches, visible(rho, clip));
+            let config = with(switches, &visible(rho, clip));
             let theta = Tensor::new(theta0(), &Device::Cpu).unwrap();
             let (w, mut ours) = optimizer(&config.clone().into(), &theta, Backend::Fused);
             let zeros = vec![0.0; 7];
@@ -173,7 +173,7 @@ fn every_mixture_is_what_plain_numbers_say() {
                 assert!(off <= 1e-12 * max_abs(&plain.m), "{at}: m is off by {off:e}");
                 let fim = values(&ours.fim("w").unwrap());
                 for (ours, f) in fim.iter().zip(&plain.f) {
-                    let f = f / (1.0 - 0.9f64.powi(t as i32 + 1));
+                    let f = f / (1.0 - 0.9f64.powf((t + 1) as f64));
                     assert!((ours - f).abs() <= 1e-12 * f, "{at}: fim {ours:e}, not {f:e}");
                 }
             }
@@ -185,7 +185,7 @@ fn every_mixture_is_what_plain_numbers_say() {
 #[test]
 fn no_switch_is_without_effect() {
     let end = |switches| {
-        let config = with(switches, visible(0.5, Some(0.7)));
+        let config = with(switches, &visible(0.5, Some(0.7)));
         let theta = Tensor::new(theta0(), &Device::Cpu).unwrap();
         let (w, mut ours) = optimizer(&config.into(), &theta, Backend::Reference);
         for t in 0..STEPS {
@@ -217,7 +217,7 @@ fn states_go_on_and_are_those_of_the_algorithm_whose_momentum_they_have() {
     };
     let formats = [StateFormat::Full, StateFormat::Bf16, StateFormat::Blocks8];
     for (k, switches) in all_switches().enumerate() {
-        let config = AnyConfig::from(with(switches, PartsConfig::default()));
+        let config = AnyConfig::from(with(switches, &PartsConfig::default()));
         let new = |theta: &Tensor| {
             let (w, optimizer) = optimizer(&config, theta, Backend::Fused);
             let group = Group::new("*").state(formats[k % 3]);

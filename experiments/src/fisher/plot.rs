@@ -60,7 +60,8 @@ pub(crate) fn figure(summaries: &[Summary], measure: &Measure) -> anyhow::Result
             estimators.push(cell.estimator);
         }
     }
-    let size = (PANEL.0 * columns.len() as u32, PANEL.1 * points.len() as u32 + LEGEND as u32);
+    let size =
+        (PANEL.0 * columns.len() as u32, PANEL.1 * points.len() as u32 + LEGEND.cast_unsigned());
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -86,19 +87,19 @@ pub(crate) fn figure(summaries: &[Summary], measure: &Measure) -> anyhow::Result
 
 fn legend(area: &Area<'_>, estimators: &[Estimator], width: u32) -> anyhow::Result<()> {
     let font = ("sans-serif", TEXT).into_font();
-    let each = (width / 2) as i32;
-    let text = |at: (i32, i32), words: String| Text::new(words, at, font.clone());
-    for (k, estimator) in estimators.iter().enumerate() {
-        let (x, y) = (16 + each * (k as i32 % 2), 20 + 32 * (k as i32 / 2));
-        let colour = colour(*estimator);
-        area.draw(&PathElement::new([(x, y), (x + 32, y)], colour.stroke_width(3)))?;
-        area.draw(&Circle::new((x + 16, y), 5, colour.filled()))?;
-        area.draw(&text((x + 42, y - 10), estimator.name()))?;
+    let each = (width / 2).cast_signed();
+    let mut entries: Vec<(Option<RGBColor>, String)> =
+        estimators.iter().map(|estimator| (Some(colour(*estimator)), estimator.name())).collect();
+    entries.push((None, "thin: expectation over batches".to_owned()));
+    for (k, (colour, words)) in (0..).zip(entries) {
+        let (x, y) = (16 + each * (k % 2), 20 + 32 * (k / 2));
+        let style = colour.map_or(BLACK.stroke_width(1), |colour| colour.stroke_width(3));
+        area.draw(&PathElement::new([(x, y), (x + 32, y)], style))?;
+        if let Some(colour) = colour {
+            area.draw(&Circle::new((x + 16, y), 5, colour.filled()))?;
+        }
+        area.draw(&Text::new(words, (x + 42, y - 10), font.clone()))?;
     }
-    let (x, y) =
-        (16 + each * (estimators.len() as i32 % 2), 20 + 32 * (estimators.len() as i32 / 2));
-    area.draw(&PathElement::new([(x, y), (x + 32, y)], BLACK.stroke_width(1)))?;
-    area.draw(&text((x + 42, y - 10), "thin: expectation over batches".to_owned()))?;
     Ok(())
 }
 

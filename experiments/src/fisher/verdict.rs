@@ -77,13 +77,17 @@ pub fn verdicts(rows: &[Row]) -> Vec<Verdict> {
     verdicts
 }
 
+/// A claim, its place, and a number of each repetition.
 type Found = (String, String, Vec<f64>);
+
+/// What is looked at, by name.
+type Measure<T> = (&'static str, fn(&T) -> f64);
 
 /// Section 3.3.1: empirical approximations cause more problems in continuous distributions. The pixels with L2 and with
 /// cross-entropy, by what no learning rate takes away; σ is no more than such a factor.
 fn losses(rows: &[&Row]) -> Vec<Found> {
     let mut found = Vec::new();
-    let measures: [(&str, fn(&Agreement) -> f64); 2] =
+    let measures: [Measure<Agreement>; 2] =
         [("shape error", |a| a.shape_error), ("log spread", |a| a.log_spread)];
     let batch = middle(rows); // of (57) the expectation is the same for all
     for (name, estimator) in [("(57)", Estimator::Squares), ("(58)", Estimator::Minibatch)] {
@@ -124,7 +128,7 @@ fn batch_sizes(rows: &[&Row]) -> Vec<Found> {
             }
         };
         let minibatch = Estimator::Minibatch;
-        let kinds: [(&str, fn(&Row) -> f64); 2] = [
+        let kinds: [Measure<Row>; 2] = [
             ("one batch", |row| row.drawn.shape_error),
             ("expectation", |row| row.expected.shape_error),
         ];
