@@ -60,7 +60,7 @@ fn every_config_in_the_tree_is_valid() {
 /// part once, or by having no clipping at all.
 #[test]
 fn the_cells_of_parts_are_one_part_away() {
-    for file in ["parts.toml", "parts-search.toml"] {
+    for file in ["parts.toml", "parts-paper.toml"] {
         let text = std::fs::read_to_string(root().join("configs/ablate").join(file)).unwrap();
         let sweep: toml::Table = text.parse().unwrap();
         let mut seen = std::collections::BTreeSet::new();
