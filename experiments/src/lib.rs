@@ -5,11 +5,13 @@ pub mod allocator;
 pub mod asr;
 pub mod bench;
 pub mod exported;
+pub mod fisher;
 pub mod generate;
 pub mod llm;
 pub mod model_place;
 pub mod reconstruct;
 pub mod replay;
+pub mod report;
 pub mod transcribe;
 pub mod vqvae;
 
