@@ -4,6 +4,7 @@ pub mod allocator;
 pub mod asr;
 pub mod bench;
 pub mod exported;
+pub mod fisher;
 pub mod generate;
 pub mod llm;
 pub mod model_place;

@@ -5,6 +5,7 @@ use std::path::Path;
 use experiments::asr::TrainAsr;
 use experiments::llm::TrainLlm;
 use experiments::vqvae::TrainVqVae;
+use fadam_core::{AnyConfig, PartsConfig};
 use fadam_train::config::{COMMON_KEYS, Experiment, Override, RunConfig, markdown_table};
 
 fn root() -> &'static Path {
@@ -58,6 +59,40 @@ fn every_config_in_the_tree_is_valid() {
     check::<TrainLlm>("llm");
     check::<TrainAsr>("asr");
     check::<TrainVqVae>("vqvae");
+}
+
+/// Of the cells of `ablate-parts`, FAdam and Adam are the paper's, and every other differs from its own by one part, each
+/// part once, or by having no clipping at all.
+#[test]
+fn the_cells_of_parts_are_one_part_away() {
+    for file in ["parts.toml", "parts-paper.toml"] {
+        let text = std::fs::read_to_string(root().join("configs/ablate").join(file)).unwrap();
+        let sweep: toml::Table = text.parse().unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for cell in sweep["cells"].as_array().unwrap() {
+            let mut config = cell.as_table().unwrap().clone();
+            let name = config.remove("name").unwrap().as_str().unwrap().to_owned();
+            let optimizer = config["optimizer"].as_table_mut().unwrap();
+            optimizer.insert("algorithm".to_owned(), "fadam-parts".into());
+            let config = RunConfig::<TrainLlm>::from_toml(file, &config.to_string()).unwrap();
+            let AnyConfig::Parts(parts) = config.optimizer() else { panic!("{name}") };
+            let of = match name.split(',').next().unwrap() {
+                "FAdam" => PartsConfig::default(),
+                "Adam" => PartsConfig::none(),
+                other => panic!("{other}"),
+            };
+            let [cell, of] = [parts, &of].map(|parts| serde_json::to_value(parts).unwrap());
+            let fields = cell.as_object().unwrap().iter();
+            let other: Vec<&String> =
+                fields.filter(|(key, value)| of[*key] != **value).map(|(key, _)| key).collect();
+            assert_eq!(other.len(), usize::from(name.contains(',')), "{file}: {name}: {other:?}");
+            assert!(
+                seen.insert((name.starts_with('F'), other.first().copied().cloned())),
+                "{name}"
+            );
+        }
+        assert_eq!(seen.len(), 2 * 7, "{file}");
+    }
 }
 
 /// What the paper gives of section 4.1, and the sizes that the presets are named for.

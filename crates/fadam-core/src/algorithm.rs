@@ -1,4 +1,4 @@
-//! What the four algorithms have in common: a state for each tensor, and one step over it.
+//! What the algorithms have in common: a state for each tensor, and one step over it.
 
 use candle_core::{D, DType, Tensor};
 
@@ -9,12 +9,18 @@ use crate::report::Measures;
 
 /// One of the paper's algorithms with its hyper-parameters, as it acts on one tensor.
 ///
-/// The four config types implement it; [`NamedOptimizer`](crate::NamedOptimizer) walks the
+/// The config types implement it; [`NamedOptimizer`](crate::NamedOptimizer) walks the
 /// parameters. All tensors given to [`update`](Algorithm::update) are in the compute dtype (f64; f32
 /// on Metal), so that an algorithm is the paper's lines and nothing else.
 pub trait Algorithm: Clone + Fused {
-    /// `fadam`, `fadafactor`, `adam` or `adafactor`.
+    /// `fadam`, `fadafactor`, `adam`, `adafactor` or `fadam-parts`.
     fn name(&self) -> &'static str;
+
+    /// The algorithm that a state is kept as: what another with the same can go on with. Its own name but for
+    /// `fadam-parts`.
+    fn kept_as(&self) -> &'static str {
+        self.name()
+    }
 
     /// Checks every hyper-parameter.
     ///
@@ -47,11 +53,16 @@ pub trait Algorithm: Clone + Fused {
     fn fim(&self, t: u64, state: &State) -> Result<Tensor>;
 }
 
-/// The algorithm as the fused step takes it. Named in no path that another crate can reach, so the four
-/// algorithms are all there are.
+/// The algorithm as the fused step takes it. Named in no path that another crate can reach, so the algorithms here
+/// are all there are.
 pub trait Fused: Send + Sync {
     /// Step `t`, which counts from 1, in numbers.
     fn rule(&self, t: u64) -> Rule;
+
+    /// Whether [`rule`](Fused::rule) is all there is to a step; if not, it is computed by [`Algorithm::update`].
+    fn has_kernel(&self) -> bool {
+        true
+    }
 }
 
 /// What a step learns from, for one tensor.

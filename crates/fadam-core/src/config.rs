@@ -1,13 +1,15 @@
-//! Checks that the four config types share, and the config that may be any of the four.
+//! Checks that the config types share, and the config that may be any of them.
 
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::algorithm::{Algorithm, Fused, Signal, State, Update};
 use crate::kernel::Rule;
-use crate::{AdafactorConfig, AdamConfig, Error, FAdafactorConfig, FAdamConfig, Result};
+use crate::{
+    AdafactorConfig, AdamConfig, Error, FAdafactorConfig, FAdamConfig, PartsConfig, Result,
+};
 
-/// Any of the four algorithms, for programs that choose one at run time.
+/// Any of the algorithms, for programs that choose one at run time.
 ///
 /// ```
 /// use fadam_core::{Algorithm, AnyConfig};
@@ -26,10 +28,13 @@ pub enum AnyConfig {
     Adam(AdamConfig),
     /// Algorithm 4.
     Adafactor(AdafactorConfig),
+    /// What lies between Algorithms 1 and 3.
+    #[serde(rename = "fadam-parts")]
+    Parts(PartsConfig),
 }
 
 impl AnyConfig {
-    /// The names that [`AnyConfig::named`] and the `algorithm` key take.
+    /// The paper's algorithms. [`AnyConfig::named`] and the `algorithm` key take `fadam-parts` beside these.
     pub const NAMES: [&'static str; 4] = ["fadam", "fadafactor", "adam", "adafactor"];
 
     /// The algorithm of that name with the paper's constants; `None` for any other name.
@@ -39,12 +44,13 @@ impl AnyConfig {
             "fadafactor" => Self::FAdafactor(FAdafactorConfig::default()),
             "adam" => Self::Adam(AdamConfig::default()),
             "adafactor" => Self::Adafactor(AdafactorConfig::default()),
+            "fadam-parts" => Self::Parts(PartsConfig::default()),
             _ => return None,
         })
     }
 }
 
-/// Runs `$body` with `$config` bound to whichever of the four configs `$any` holds.
+/// Runs `$body` with `$config` bound to whichever of the configs `$any` holds.
 macro_rules! each {
     ($any:expr, $config:ident => $body:expr) => {
         match $any {
@@ -52,6 +58,7 @@ macro_rules! each {
             AnyConfig::FAdafactor($config) => $body,
             AnyConfig::Adam($config) => $body,
             AnyConfig::Adafactor($config) => $body,
+            AnyConfig::Parts($config) => $body,
         }
     };
 }
@@ -59,6 +66,10 @@ macro_rules! each {
 impl Algorithm for AnyConfig {
     fn name(&self) -> &'static str {
         each!(self, c => c.name())
+    }
+
+    fn kept_as(&self) -> &'static str {
+        each!(self, c => c.kept_as())
     }
 
     fn validate(&self) -> Result<()> {
@@ -90,6 +101,10 @@ impl Fused for AnyConfig {
     fn rule(&self, t: u64) -> Rule {
         each!(self, c => c.rule(t))
     }
+
+    fn has_kernel(&self) -> bool {
+        each!(self, c => c.has_kernel())
+    }
 }
 
 impl From<FAdamConfig> for AnyConfig {
@@ -107,6 +122,12 @@ impl From<FAdafactorConfig> for AnyConfig {
 impl From<AdamConfig> for AnyConfig {
     fn from(config: AdamConfig) -> Self {
         Self::Adam(config)
+    }
+}
+
+impl From<PartsConfig> for AnyConfig {
+    fn from(config: PartsConfig) -> Self {
+        Self::Parts(config)
     }
 }
 

@@ -27,6 +27,7 @@ mod on_cuda;
 mod optimizer;
 mod param;
 mod params;
+mod parts;
 mod report;
 pub mod schedule;
 mod state_file;
@@ -49,6 +50,7 @@ pub use group::{Group, Rounding, StateFormat};
 pub use optimizer::NamedOptimizer;
 pub use param::Backend;
 pub use params::{Gradients, NamedVars};
+pub use parts::{Parts, PartsConfig};
 pub use report::{Measures, Quantiles, StepReport, TensorReport};
 pub use schedule::Schedule;
 

@@ -33,14 +33,17 @@ impl CudaSteps {
 }
 
 impl<A: Algorithm> NamedOptimizer<A> {
-    /// The device, if all parameters that are trained are on one CUDA device and steps are to be fused.
+    /// The device, if all parameters that are trained are on one CUDA device and all steps are to be fused and can be.
     pub(crate) fn cuda_device(&self) -> Option<CudaDevice> {
         let first = self.params.first()?.var.device();
         let Device::Cuda(device) = first else { return None };
         let fused = self.backend == Backend::Fused;
-        let all =
-            self.params.iter().all(|p| takes_on_cuda(&p.var) && p.var.device().same_device(first));
-        (fused && all).then(|| device.clone())
+        let takes = |p: &Param| {
+            takes_on_cuda(&p.var)
+                && p.var.device().same_device(first)
+                && self.config_of(p.group).has_kernel()
+        };
+        (fused && self.params.iter().all(takes)).then(|| device.clone())
     }
 
     /// Launches a step; what it finds wrong is known at the next check.

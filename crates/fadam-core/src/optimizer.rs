@@ -149,7 +149,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
             let precision = group.map_or_else(Precision::default, Group::precision);
             let index = at.map_or(0, |at| at + 1);
             let old = self.find(&name).ok().filter(|old| {
-                old.algorithm == config.name() && old.precision.state == precision.state
+                old.algorithm == config.kept_as() && old.precision.state == precision.state
             });
             fresh.push(if old.is_some_and(|old| old.precision == precision) {
                 (name, index, None)
@@ -259,10 +259,11 @@ impl<A: Algorithm> NamedOptimizer<A> {
     /// [`Error::Config`] if one is impossible, [`Error::Group`] for another algorithm; the old ones then stay.
     pub fn set_config(&mut self, config: A) -> Result<()> {
         config.validate()?;
-        if config.name() != self.config.name() {
+        let (own, other) = (self.config.kept_as(), config.kept_as());
+        if own != other {
             return Err(Error::Group {
                 pattern: "*".into(),
-                reason: format!("its state is of {}, not of {}", self.config.name(), config.name()),
+                reason: format!("its state is of {own}, not of {other}"),
             });
         }
         self.config = config;

@@ -14,7 +14,8 @@ use crate::{Error, Result};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Backend {
-    /// Fused and in place where there is a kernel (contiguous parameters on the CPU), else as `Reference`.
+    /// Fused and in place where there is a kernel (contiguous parameters on the CPU; [`Parts`](crate::Parts) with all
+    /// parts or none), else as `Reference`.
     #[default]
     Fused,
     /// The paper's lines as tensor operations in f64: slower by more than an order of magnitude, and what the
@@ -31,6 +32,7 @@ pub(crate) struct Param {
     pub(crate) theta: Stored,
     /// Its group: 0 for the optimizer's own config, k + 1 for group k.
     pub(crate) group: usize,
+    /// What its state is kept as.
     pub(crate) algorithm: &'static str,
     pub(crate) precision: Precision,
     pub(crate) t: u64,
@@ -87,7 +89,7 @@ impl Param {
             var,
             theta,
             group,
-            algorithm: config.name(),
+            algorithm: config.kept_as(),
             precision,
             t: 0,
             state,
@@ -114,7 +116,8 @@ impl Param {
         self.prepared = None;
         let Some(terms) = terms else { return Ok(()) };
         self.check_shapes(&terms)?;
-        self.prepared = Some(if backend == Backend::Fused && kernel::takes(&self.var) {
+        let fused = backend == Backend::Fused && config.has_kernel() && kernel::takes(&self.var);
+        self.prepared = Some(if fused {
             let terms = terms.map(|x| kernel::gradient(x, storages))?;
             let Self { name, theta, state, t, tasks, scratch, .. } = self;
             let tensors = Tensors { name, theta, state, terms: &terms, tasks };

@@ -87,6 +87,7 @@ fn divisor(config: &AnyConfig, g: &[f64], fim: &[f64]) -> (Vec<f64>, Option<f64>
         AnyConfig::FAdafactor(c) => (fisher(c.eps, c.eps2, c.rho), c.clip),
         AnyConfig::Adam(c) => (fim.iter().map(|f| f.sqrt() + c.eps).collect(), c.clip),
         AnyConfig::Adafactor(c) => (fim.iter().map(|f| f.sqrt()).collect(), c.clip),
+        AnyConfig::Parts(_) => unreachable!("not in configs()"),
     }
 }
 

@@ -80,6 +80,7 @@ fn numbers(config: &AnyConfig, t: u64) -> Numbers {
             decay: c.weight_decay * if c.weight_decay_times_lr { c.lr } else { 1.0 },
             ..preconditioned
         },
+        AnyConfig::Parts(_) => unreachable!("it has no kernel of its own"),
     }
 }
 
@@ -90,6 +91,7 @@ fn initial(config: &AnyConfig) -> (f64, bool) {
         AnyConfig::FAdafactor(_) => (1.0, true),
         AnyConfig::Adam(_) => (0.0, false),
         AnyConfig::Adafactor(_) => (0.0, true),
+        AnyConfig::Parts(_) => unreachable!("it has no kernel of its own"),
     }
 }
 

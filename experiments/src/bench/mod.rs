@@ -4,7 +4,7 @@
 //! table for people or, with `--json`, one object a line for programs.
 
 mod asr;
-mod console;
+pub(crate) mod console;
 mod copy;
 mod fid;
 mod llm;

@@ -51,7 +51,7 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
             let t = i64::try_from(p.t).map_err(|_| format!("t = {} is too large", p.t))?;
             let t = Tensor::new(t, &Device::Cpu).map_err(|e| e.to_string())?;
             tensors.insert(format!("{}.t", p.name), t);
-            if p.algorithm != self.config.name() {
+            if p.algorithm != self.config.kept_as() {
                 algorithms.insert(&p.name, p.algorithm);
             }
         }
@@ -59,7 +59,7 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
         let metadata = HashMap::from([
             ("format".to_owned(), FORMAT.to_owned()),
             ("version".to_owned(), VERSION.to_owned()),
-            ("algorithm".to_owned(), self.config.name().to_owned()),
+            ("algorithm".to_owned(), self.config.kept_as().to_owned()),
             ("algorithms".to_owned(), json(serde_json::to_string(&algorithms))?),
             ("step".to_owned(), self.steps.to_string()),
             ("config".to_owned(), json(serde_json::to_string(&self.config))?),
@@ -104,8 +104,8 @@ impl<A: Algorithm> NamedOptimizer<A> {
     fn check_metadata(&self, file: &TensorFile) -> Parsed<u64> {
         file.check(FORMAT, VERSION, "not an optimizer state")?;
         let algorithm = file.get("algorithm").unwrap_or("none");
-        if self.params.is_empty() && algorithm != self.config.name() {
-            let own = self.config.name();
+        if self.params.is_empty() && algorithm != self.config.kept_as() {
+            let own = self.config.kept_as();
             return Err(format!("it is a state of {algorithm}, this optimizer is {own}"));
         }
         let others: BTreeMap<String, String> =
@@ -115,7 +115,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
             let found = others.get(&p.name).map_or(algorithm, String::as_str);
             if found != p.algorithm {
                 let own = p.algorithm;
-                let (name, all) = (&p.name, others.is_empty() && own == self.config.name());
+                let (name, all) = (&p.name, others.is_empty() && own == self.config.kept_as());
                 return Err(if all {
                     format!("it is a state of {found}, this optimizer is {own}")
                 } else {

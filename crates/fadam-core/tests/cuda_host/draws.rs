@@ -46,7 +46,7 @@ fn configs() -> impl Strategy<Value = AnyConfig> {
             Some(AnyConfig::Adafactor(c)) => {
                 AnyConfig::Adafactor(AdafactorConfig { clip, weight_decay, ..c })
             }
-            None => unreachable!("all four are named"),
+            _ => unreachable!("all four are named"),
         },
     )
 }

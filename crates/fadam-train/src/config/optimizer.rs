@@ -1,4 +1,4 @@
-//! `[optimizer]`: one flat section for the four algorithms.
+//! `[optimizer]`: one flat section for all algorithms.
 
 use fadam_core::{Algorithm as _, AnyConfig, Group, StateFormat};
 use serde::de::{self, Deserializer, Visitor};
@@ -22,6 +22,11 @@ pub(super) struct RawOptimizer {
     weight_decay: Option<f64>,
     rho: Option<f64>,
     weight_decay_times_lr: Option<bool>,
+    natural_momentum: Option<bool>,
+    no_bias_correction: Option<bool>,
+    adaptive_epsilon: Option<bool>,
+    clip_natural_gradient: Option<bool>,
+    fisher_weight_decay: Option<bool>,
     state: StateName,
     max_grad_norm: Option<Switch>,
     groups: Vec<RawGroup>,
@@ -49,6 +54,11 @@ struct RawGroup {
     weight_decay: Option<f64>,
     rho: Option<f64>,
     weight_decay_times_lr: Option<bool>,
+    natural_momentum: Option<bool>,
+    no_bias_correction: Option<bool>,
+    adaptive_epsilon: Option<bool>,
+    clip_natural_gradient: Option<bool>,
+    fisher_weight_decay: Option<bool>,
 }
 
 fn one() -> f64 {
@@ -103,6 +113,8 @@ enum AlgorithmName {
     FAdafactor,
     Adam,
     Adafactor,
+    #[serde(rename = "fadam-parts")]
+    Parts,
 }
 
 /// A number, or `"off"` (`false` is read as off too).
@@ -133,7 +145,7 @@ impl RawOptimizer {
     /// What resolves to this.
     pub(super) fn of(config: &AnyConfig, options: &OptimizerOptions) -> Self {
         let raw: Self =
-            table(config).try_into().expect("RawOptimizer has the fields of all four algorithms");
+            table(config).try_into().expect("RawOptimizer has the fields of all algorithms");
         let max_grad_norm = Some(Switch(options.max_grad_norm));
         Self { state: options.state, max_grad_norm, groups: options.raw.clone(), ..raw }
     }

@@ -1,7 +1,7 @@
 //! What a user can write wrong, and what the message says.
 
 use fadam_core::schedule::Decay;
-use fadam_core::{FAdafactorConfig, FAdamConfig, Group, StateFormat};
+use fadam_core::{FAdafactorConfig, FAdamConfig, Group, PartsConfig, StateFormat};
 
 use super::*;
 
@@ -146,6 +146,23 @@ fn a_field_of_another_algorithm_says_which_fields_there_are() {
 }
 
 #[test]
+fn parts_are_booleans_beside_the_hyper_parameters() {
+    let config =
+        parse("[optimizer]\nalgorithm = \"fadam-parts\"\nrho = 0.4\nadaptive_epsilon = false\n");
+    let expected = PartsConfig { rho: 0.4, adaptive_epsilon: false, ..Default::default() };
+    assert_eq!(*config.unwrap().optimizer(), AnyConfig::Parts(expected));
+    assert_eq!(
+        message("[optimizer]\nalgorithm = \"fadam-parts\"\nno_bias_correction = 1\n"),
+        "configs/x.toml:3: optimizer.no_bias_correction: invalid type: integer `1`, expected a boolean"
+    );
+    let text = message("[optimizer]\nalgorithm = \"fadam\"\nfisher_weight_decay = true\n");
+    assert!(
+        text.starts_with("configs/x.toml:3: optimizer.fisher_weight_decay is not a field of fadam"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_field_of_another_schedule_is_refused() {
     assert_eq!(
         message("[schedule]\nkind = \"inverse-sqrt\"\nend = 0.1\n"),
@@ -220,6 +237,7 @@ fn a_resolved_config_parses_to_the_same_value() {
         "algorithm = 'fadafactor'\nclip = 2\neps = 1e-30",
         "algorithm = 'adam'\nclip = 'off'\nlr = 0.1234567890123456",
         "algorithm = 'adafactor'\nweight_decay_times_lr = true",
+        "algorithm = 'fadam-parts'\nno_bias_correction = false\neps2 = 'off'",
     ];
     let schedules = [
         "kind = 'constant'",

@@ -65,6 +65,7 @@ impl Plain {
             }
             AnyConfig::Adam(adam) => self.adam(&adam, theta, g),
             AnyConfig::Adafactor(adafactor) => self.adafactor(&adafactor, theta, g),
+            AnyConfig::Parts(_) => unreachable!("a case is one of the four algorithms"),
         }
     }
 
