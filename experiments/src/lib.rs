@@ -1,5 +1,6 @@
 //! The experiments: what each binary runs, one module each.
 
+pub mod ablate;
 pub mod allocator;
 pub mod asr;
 pub mod bench;

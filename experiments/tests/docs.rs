@@ -167,6 +167,7 @@ fn the_readme_names_files_and_programs_that_exist() {
         "cargo run --release --bin transcribe -- --run runs/train-asr-tiny",
         "cargo run --release --bin train-vqvae -- --config configs/vqvae/tiny.toml",
         "cargo run --release --bin reconstruct -- --run runs/train-vqvae-tiny",
+        "cargo run --release --bin ablate-rho",
     ] {
         assert!(readme.contains(command), "the README lost its command: {command}");
     }

@@ -65,6 +65,10 @@ pub struct CommonArgs {
     /// Prints the resolved configuration as TOML and ends
     #[arg(long)]
     pub print_config: bool,
+
+    /// Ends after its step, with a checkpoint, once standard input is closed: how a sweep holds its runs
+    #[arg(long, hide = true)]
+    pub until_closed: bool,
 }
 
 /// The arguments about a run that exists: it is read, and nothing in it is changed.

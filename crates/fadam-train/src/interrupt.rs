@@ -34,6 +34,16 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// Requests it once `input` ends: the other end of a pipe that whoever started this program holds.
+    pub(crate) fn at_end_of(&self, mut input: impl std::io::Read + Send + 'static) {
+        let interrupt = self.clone();
+        std::thread::spawn(move || {
+            // However it ends, nobody holds it any more.
+            let _ended = std::io::copy(&mut input, &mut std::io::sink());
+            interrupt.request();
+        });
+    }
+
     /// Asks the run to end after the current step.
     pub fn request(&self) {
         self.0.store(true, Ordering::Relaxed);

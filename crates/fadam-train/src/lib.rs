@@ -35,6 +35,8 @@
 //! [`SavedRun`] reads what a run left: `--eval-only` and `--export` use it
 //! ([`CommonArgs::saved_run`], [`CommonArgs::evaluate`]).
 //!
+//! Many runs at once, over a grid of values and seeds, are a [`sweep`].
+//!
 //! # What is the same in two runs
 //!
 //! The same configuration on the same machine gives the same weights, optimizer state and
@@ -64,6 +66,7 @@ mod runtime;
 mod saved_run;
 mod state;
 mod summary;
+pub mod sweep;
 mod task;
 mod trainer;
 mod weights;

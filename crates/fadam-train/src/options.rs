@@ -53,6 +53,9 @@ impl CommonArgs {
         let folder = self.run_folder(E::NAME)?;
         let interrupt = Interrupt::on_signals()
             .map_err(|err| Error::argument("Ctrl-C handler", err.to_string()))?;
+        if self.until_closed {
+            interrupt.at_end_of(std::io::stdin());
+        }
         Ok(RunOptions {
             stop_at: self.steps,
             quiet: self.quiet,

@@ -7,14 +7,14 @@ use crate::metrics::Curves;
 pub(crate) const FILE: &str = "loss.svg";
 
 /// Size in pixels, with text that can still be read at half of it, on a phone.
-const SIZE: (u32, u32) = (720, 480);
-const TEXT: u32 = 24;
+pub(crate) const SIZE: (u32, u32) = (720, 480);
+pub(crate) const TEXT: u32 = 24;
 
 /// More points than this are averaged in groups: a curve cannot show more.
 const MAX_POINTS: usize = 1000;
 
-const TRAIN: RGBColor = RGBColor(0x6b, 0xa3, 0xd6);
-const EVAL: RGBColor = RGBColor(0xc4, 0x3c, 0x39);
+pub(crate) const TRAIN: RGBColor = RGBColor(0x6b, 0xa3, 0xd6);
+pub(crate) const EVAL: RGBColor = RGBColor(0xc4, 0x3c, 0x39);
 
 /// Training and evaluation loss in nats against the step; `None` before there is a point to draw.
 pub(crate) fn loss_curve(

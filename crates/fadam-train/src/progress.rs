@@ -143,7 +143,7 @@ pub(crate) fn grouped(value: f64) -> String {
 }
 
 /// `6:20`, or `1:06:20`.
-fn clock(time: Duration) -> String {
+pub(crate) fn clock(time: Duration) -> String {
     let secs = time.as_secs();
     let (hours, minutes, secs) = (secs / 3600, secs / 60 % 60, secs % 60);
     match hours {

@@ -151,7 +151,7 @@ fn check_is_folder(path: &Path) -> Result<(), Error> {
 }
 
 /// `train.batch is 16 there and 8 here`, for each key that differs and matters.
-fn differing_keys(old: &Table, new: &Table, free: &[&str]) -> Vec<String> {
+pub(crate) fn differing_keys(old: &Table, new: &Table, free: &[&str]) -> Vec<String> {
     let (mut before, mut after) = (Vec::new(), Vec::new());
     flatten("", old, &mut before);
     flatten("", new, &mut after);

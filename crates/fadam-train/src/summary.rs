@@ -95,6 +95,12 @@ impl Facts {
     }
 }
 
+/// Whether the summary in `folder` is there and says that the run completed.
+pub(crate) fn is_of_completed(folder: &Path) -> bool {
+    let text = std::fs::read_to_string(folder.join(FILE)).unwrap_or_default();
+    serde_json::from_str::<Value>(&text).is_ok_and(|summary| summary["completed"] == true)
+}
+
 /// The most memory that the process had at once, in MB of 10⁶ bytes; known on Linux.
 fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -11,10 +11,11 @@ use fadam_core::{
 };
 
 use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
+use crate::error::NonFiniteLoss;
 use crate::metrics::MetricsLog;
 use crate::progress::{Progress, StepReport};
 use crate::state::TrainState;
-use crate::summary::Facts;
+use crate::summary::{self, Facts};
 use crate::task::{self, Objective, Task};
 use crate::{Error, Interrupt, Outcome, RunFolder, RunOptions, atomic, checkpoint, plot, weights};
 
@@ -143,6 +144,9 @@ impl<T: Task> Trainer<T> {
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         if self.state.step >= self.stop_at {
             let (step, steps) = (self.state.step, self.train.steps);
+            if step >= steps && !summary::is_of_completed(self.folder.path()) {
+                self.summarize(Ok(Outcome::Completed))?; // killed between its last checkpoint and this
+            }
             self.progress.finish(&format!("already at step {step} of {steps}: nothing to do"));
             return Ok(if step >= steps { Outcome::Completed } else { Outcome::Stopped });
         }
@@ -269,7 +273,7 @@ impl<T: Task> Trainer<T> {
         let first = self.state.step + 1 - self.unread_losses.len() as u64;
         for (step, loss) in (first..).zip(std::mem::take(&mut self.unread_losses)) {
             let loss = scalar(&loss)?;
-            anyhow::ensure!(loss.is_finite(), "the loss of step {step} is {loss}");
+            anyhow::ensure!(loss.is_finite(), NonFiniteLoss { step, loss });
             self.state.pending_losses.push(loss);
         }
         self.state.train_secs += started.elapsed().as_secs_f64();

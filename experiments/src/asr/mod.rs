@@ -8,6 +8,7 @@ mod recogniser;
 mod search;
 mod speech;
 mod task;
+mod train;
 mod transcripts;
 
 pub use config::{AsrData, SearchKind, TrainAsr, UnitKind};
@@ -18,4 +19,5 @@ pub use recogniser::{Recogniser, UNITS_FILE};
 pub use search::{Heard, Search};
 pub use speech::Speech;
 pub use task::AsrTask;
+pub use train::train;
 pub use transcripts::{TRANSCRIPTS_FILE, Transcripts};

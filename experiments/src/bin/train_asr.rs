@@ -4,12 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use experiments::allocator::{Allocator, keep_freed_memory};
-use experiments::asr::{
-    AsrTask, Speech, TRANSCRIPTS_FILE, TrainAsr, UNITS_FILE, check_weights, export,
-};
+use experiments::asr::{AsrTask, Speech, TrainAsr, UNITS_FILE, export};
 use experiments::exported::ExportDtype;
 use fadam_train::config::RunConfig;
-use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, bad_input, run_main};
+use fadam_train::{CommonArgs, Outcome, SavedRun, run_main};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -42,25 +40,7 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(run) = args.common.saved_run(&config)? {
         return read_run(args, &config, &run);
     }
-    let options = args.common.run_options::<TrainAsr>()?.commit(experiments::COMMIT);
-    let device = args.common.device.open()?;
-    let folder = options.folder.path().to_owned();
-    let units_file = folder.join(UNITS_FILE);
-    let stored = options.folder.is_resumed().then_some(units_file.as_path());
-    let speech = Speech::read(config.data(), stored, args.common.quiet)?;
-    let note = match config.train().init() {
-        Some(file) if stored.is_none() => check_weights(file, &speech.units)?,
-        _ => None,
-    };
-    let units = speech.units.clone();
-    let task =
-        AsrTask::new(&config, speech, &device)?.keep_transcripts(folder.join(TRANSCRIPTS_FILE));
-    let trainer = Trainer::new(task, &config, options)?;
-    if let Some(note) = note {
-        eprintln!("note: {note}");
-    }
-    units.save(&units_file).map_err(bad_input)?;
-    trainer.run()
+    experiments::asr::train(&args.common, &config)
 }
 
 /// `--export` and `--eval-only`: what a run left is used, and not changed.

@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use experiments::allocator::{Allocator, keep_freed_memory};
 use experiments::exported::ExportDtype;
-use experiments::llm::{LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights, export};
+use experiments::llm::{LlmTask, TOKENIZER_FILE, Text, TrainLlm, describe, export};
 use fadam_train::config::RunConfig;
-use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, bad_input, run_main};
+use fadam_train::{CommonArgs, Outcome, SavedRun, bad_input, run_main};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -48,25 +48,7 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(run) = args.common.saved_run(&config)? {
         return read_run(args, &config, &run);
     }
-    let options = args.common.run_options::<TrainLlm>()?.commit(experiments::COMMIT);
-    let device = args.common.device.open()?;
-    let tokenizer_file = options.folder.path().join(TOKENIZER_FILE);
-    let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
-    let text = Text::read(config.data(), config.model().seq_len, stored)?;
-    if !args.common.quiet {
-        println!("{}", describe(&text));
-    }
-    let notes = match config.train().init() {
-        Some(file) if stored.is_none() => check_weights(file, &text.tokenizer, config.model())?,
-        _ => Vec::new(),
-    };
-    let task = LlmTask::new(&config, &text, &device)?;
-    let trainer = Trainer::new(task, &config, options)?;
-    for note in notes {
-        eprintln!("note: {note}");
-    }
-    text.tokenizer.save(&tokenizer_file).map_err(bad_input)?;
-    trainer.run()
+    experiments::llm::train(&args.common, &config)
 }
 
 /// `--export` and `--eval-only`: what a run left is used, and not changed.
@@ -83,30 +65,6 @@ fn read_run(args: &Args, config: &RunConfig<TrainLlm>, run: &SavedRun) -> anyhow
     }
     let task = LlmTask::new(config, &text, &device)?;
     args.common.evaluate::<TrainLlm>(run, task)
-}
-
-fn describe(text: &Text) -> String {
-    let corpus = &text.corpus;
-    let training = match &text.stream {
-        None => format!("{}\n{} training", text.report, corpus.train().len()),
-        Some(shards) => {
-            let other = match shards.ignored_files() {
-                [] => String::new(),
-                [first, ..] => {
-                    let count = shards.ignored_files().len();
-                    format!("; {count} other files ignored, first {}", first.display())
-                }
-            };
-            let files = shards.len();
-            format!("training files: {files}, read in turn{other}\nheld out: {}\n", text.report)
-        }
-    };
-    format!(
-        "{training} and {} held-out tokens, vocabulary {}; held-out unigram entropy {:.4} nats a token",
-        corpus.eval().len(),
-        corpus.vocab_size(),
-        corpus.eval_unigram_nats(),
-    )
 }
 
 fn export_tokens(config: &RunConfig<TrainLlm>, folder: &Path) -> anyhow::Result<Outcome> {

@@ -5,9 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use experiments::allocator::{Allocator, keep_freed_memory};
 use experiments::exported::ExportDtype;
-use experiments::vqvae::{GRIDS_FOLDER, Pictures, TrainVqVae, VqVaeTask, export};
+use experiments::vqvae::{Pictures, TrainVqVae, VqVaeTask, export};
 use fadam_train::config::RunConfig;
-use fadam_train::{CommonArgs, Outcome, SavedRun, Trainer, run_main};
+use fadam_train::{CommonArgs, Outcome, SavedRun, run_main};
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
@@ -40,12 +40,7 @@ fn train(args: &Args) -> anyhow::Result<Outcome> {
     if let Some(run) = args.common.saved_run(&config)? {
         return read_run(args, &config, &run);
     }
-    let options = args.common.run_options::<TrainVqVae>()?.commit(experiments::COMMIT);
-    let device = args.common.device.open()?;
-    let grids = options.folder.path().join(GRIDS_FOLDER);
-    let pictures = Pictures::read(config.data(), config.model().image, args.common.quiet)?;
-    let task = VqVaeTask::new(&config, pictures, &device)?.keep_grids(grids);
-    Trainer::new(task, &config, options)?.run()
+    experiments::vqvae::train(&args.common, &config)
 }
 
 /// `--export` and `--eval-only`: what a run left is used, and not changed.

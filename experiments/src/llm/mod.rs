@@ -7,6 +7,7 @@ mod language_model;
 mod task;
 mod text;
 mod text_stream;
+mod train;
 
 pub use config::{LlmData, TrainLlm};
 pub use exported::{DecoderManifest, export};
@@ -15,3 +16,4 @@ pub use language_model::{LanguageModel, TOKENIZER_FILE};
 pub use task::LlmTask;
 pub use text::Text;
 pub use text_stream::TextStream;
+pub use train::{describe, train};

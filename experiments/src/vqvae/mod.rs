@@ -8,6 +8,7 @@ mod grid;
 mod looks;
 mod pictures;
 mod task;
+mod train;
 
 pub use autoencoder::Autoencoder;
 pub use config::{Features, PictureCheck, TrainVqVae, VqVaeData};
@@ -16,3 +17,4 @@ pub use exported::{VqVaeManifest, export};
 pub use grid::{encode_png, grid};
 pub use pictures::Pictures;
 pub use task::{GRIDS_FOLDER, VqVaeTask};
+pub use train::train;

@@ -61,6 +61,11 @@ impl Override {
         Ok(Self { argument, path, value: Value::String(text.to_owned()) })
     }
 
+    /// A value from elsewhere than the command line; `place` is what messages begin with.
+    pub(crate) fn from_place(place: impl Into<String>, key: &str, value: Value) -> Self {
+        Self { argument: place.into(), path: key.split('.').map(str::to_owned).collect(), value }
+    }
+
     /// Sets the value, creating the tables on the way.
     fn apply(&self, table: &mut Table) -> Result<(), Error> {
         let (last, parents) = self.path.split_last().expect("parse() leaves at least one key");

@@ -1,0 +1,15 @@
+//! `ablate-rho`: the power ρ of the Fisher information (Table 2, Figure 1d). See `experiments::ablate`.
+
+use std::process::ExitCode;
+
+use experiments::ablate;
+use experiments::allocator::{Allocator, keep_freed_memory};
+use fadam_train::run_main;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+fn main() -> ExitCode {
+    keep_freed_memory();
+    run_main(|| ablate::RHO.run())
+}
