@@ -3,7 +3,7 @@
 //! ```text
 //! model.safetensors   parameters and buffers by name, nothing of the optimizer
 //! config.json         dimensions, vocabulary, and what was trained
-//! tokenizer.json      what the network's numbers mean; units.json for speech
+//! tokenizer.json      what the network's numbers mean; units.json for speech, nothing for pictures
 //! ```
 
 use std::collections::BTreeMap;
@@ -110,7 +110,10 @@ pub fn trained<E: Experiment>(
     }))
 }
 
-/// Writes a model as the new folder `folder`, whole or not at all; `vocabulary` writes the file of that name into it.
+/// The name of a file, and what writes it.
+pub type Beside<'a> = (&'a str, &'a dyn Fn(&Path) -> anyhow::Result<()>);
+
+/// Writes a model as the new folder `folder`, whole or not at all, with what its numbers mean beside it, if there is such a file.
 /// Returns a line for the user.
 ///
 /// # Errors
@@ -121,9 +124,8 @@ pub fn write(
     model: &NamedVars,
     dtype: ExportDtype,
     manifest: &impl Manifest,
-    vocabulary: (&str, impl FnOnce(&Path) -> anyhow::Result<()>),
+    vocabulary: Option<Beside<'_>>,
 ) -> anyhow::Result<String> {
-    let (vocabulary_file, write_vocabulary) = vocabulary;
     let dtype = DType::from(dtype);
     let tensors = model
         .iter()
@@ -135,13 +137,17 @@ pub fn write(
         File::open(&file)?.sync_all()?;
         let json = serde_json::to_string_pretty(manifest)? + "\n";
         write_atomically(&aside.join(CONFIG_FILE), json.as_bytes())?;
-        write_vocabulary(&aside.join(vocabulary_file))
+        vocabulary.map_or(Ok(()), |(name, write)| write(&aside.join(name)))
     })?;
     Ok(format!(
         "wrote {} of {} as {}: {} numbers in {}",
         folder.display(),
         run.checkpoint().display(),
-        [MODEL_FILE, CONFIG_FILE, vocabulary_file].join(", "),
+        [Some(MODEL_FILE), Some(CONFIG_FILE), vocabulary.map(|(name, _)| name)]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", "),
         model.num_elements(),
         dtype.as_str(),
     ))

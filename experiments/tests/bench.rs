@@ -315,3 +315,28 @@ fn an_autoencoder_is_timed() {
         assert!(errors.contains(said) && refused.stdout.is_empty(), "{args:?}: {errors}");
     }
 }
+
+/// The networks run with any weights, here with none.
+#[test]
+fn features_are_timed() {
+    let small = "fid --network efficientnet-lite0 --image 8 --images 2 --runs 1";
+    let small: Vec<&str> = small.split(' ').collect();
+    let run = bench(&[&small[..], &["--json"]].concat());
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    let row: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!((&row["bench"], &row["network"]), (&"fid".into(), &"efficientnet-lite0".into()));
+    let (ms, images_per_s) = (number(&row, "median_ms"), number(&row, "images_per_s"));
+    assert!(ms > 0.0 && (images_per_s - 2e3 / ms).abs() < 1e-6 * images_per_s, "{row}");
+    assert!(number(&row, "distance_ms") > 0.0);
+    let line = bench(&small);
+    let line = String::from_utf8(line.stdout).unwrap();
+    assert!(line.starts_with("Fréchet distance, EfficientNet-Lite0: "), "{line}");
+    for (args, said) in
+        [(&["--images", "1"][..], "--images"), (&["--weights", "absent.pth"], "absent.pth")]
+    {
+        let refused = bench(&[&small[..1], args].concat());
+        let errors = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(2), "{args:?}: {errors}");
+        assert!(errors.contains(said) && refused.stdout.is_empty(), "{args:?}: {errors}");
+    }
+}

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use experiments::asr::TrainAsr;
 use experiments::llm::TrainLlm;
-use fadam_train::config::{COMMON_KEYS, Experiment, RunConfig, markdown_table};
+use experiments::vqvae::TrainVqVae;
+use fadam_train::config::{COMMON_KEYS, Experiment, Override, RunConfig, markdown_table};
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
@@ -23,12 +24,15 @@ fn the_config_page_is_current() {
          weight decay 0.001, ρ 0.5, and a learning rate of 1e-3, which the paper does not give. A field that the algorithm does\n\
          not have is an error.\n\n\
          ## `[model]` and `[data]` of `{}`\n\n{}\n\
+         ## `[model]` and `[data]` of `{}`\n\n{}\n\
          ## `[model]` and `[data]` of `{}`\n\n{}",
         markdown_table(COMMON_KEYS),
         TrainLlm::NAME,
         markdown_table(TrainLlm::KEYS),
         TrainAsr::NAME,
         markdown_table(TrainAsr::KEYS),
+        TrainVqVae::NAME,
+        markdown_table(TrainVqVae::KEYS),
     );
     let file = root().join("docs/config.md");
     if std::env::var_os("FADAM_UPDATE_DOCS").is_some() {
@@ -53,6 +57,7 @@ fn every_config_in_the_tree_is_valid() {
     }
     check::<TrainLlm>("llm");
     check::<TrainAsr>("asr");
+    check::<TrainVqVae>("vqvae");
 }
 
 /// What the paper gives of section 4.1, and the sizes that the presets are named for.
@@ -97,6 +102,23 @@ fn the_speech_presets_are_the_papers() {
     }
 }
 
+/// What the paper gives of section 4.3, and the size that the preset is named for: 100 M and, with 256 classes a channel, the last layer's 38 M more.
+#[test]
+fn the_picture_preset_is_the_papers() {
+    let path = root().join("configs/vqvae/paper-100m.toml");
+    let config = RunConfig::<TrainVqVae>::load(Some(&path), &[]).unwrap();
+    assert_eq!(config.model().image, 256);
+    assert_eq!(config.model().num_params() / 1_000_000, 148);
+    let l2 = config.with(&[Override::parse("model.loss=l2+logit-laplace").unwrap()]).unwrap();
+    assert_eq!(l2.model().num_params() / 1_000_000, 110);
+    let optimizer = serde_json::to_value(config.optimizer()).unwrap();
+    for (key, value) in [("beta1", 0.9), ("beta2", 0.99), ("eps", 1e-8), ("weight_decay", 1e-4)] {
+        assert_eq!(optimizer[key], value, "{key}");
+    }
+    let train = config.train();
+    assert_eq!((train.batch * train.accumulate, train.steps), (256, 50_000));
+}
+
 #[test]
 fn the_readme_names_files_and_programs_that_exist() {
     let readme = std::fs::read_to_string(root().join("README.md")).unwrap();
@@ -108,6 +130,8 @@ fn the_readme_names_files_and_programs_that_exist() {
         "cargo run --release --bin train-llm -- --export tiny-model --out runs/train-llm-tiny",
         "cargo run --release --bin train-asr -- --config configs/asr/tiny.toml",
         "cargo run --release --bin transcribe -- --run runs/train-asr-tiny",
+        "cargo run --release --bin train-vqvae -- --config configs/vqvae/tiny.toml",
+        "cargo run --release --bin reconstruct -- --run runs/train-vqvae-tiny",
     ] {
         assert!(readme.contains(command), "the README lost its command: {command}");
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
@@ -13,6 +14,9 @@ use crate::{Error, Result};
 
 /// Batches that are made ahead; one more is being made.
 const BATCHES_AHEAD: usize = 2;
+
+/// Batches that no run reaches.
+const NEVER: u64 = 1 << 48;
 
 /// How examples and batches of a kind are made.
 pub(crate) trait Make: Send + Sync + 'static {
@@ -118,6 +122,98 @@ impl<B: Send + 'static> Feed<B> {
 impl<B> Drop for Feed<B> {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// An endless sequence of batches that is made ahead: where it is, how long it was waited for, and what was left out. The thread begins with the
+/// first batch, and again after the sequence went elsewhere.
+#[derive(Debug)]
+pub(crate) struct Ahead<B> {
+    feed: Option<Feed<B>>,
+    next: u64,
+    given: u64,
+    first_wait: Duration,
+    wait: Duration,
+    /// By threads that have ended.
+    skipped: u64,
+    notes: Vec<String>,
+}
+
+impl<B> Default for Ahead<B> {
+    fn default() -> Self {
+        let (first_wait, wait) = (Duration::ZERO, Duration::ZERO);
+        Self { feed: None, next: 0, given: 0, first_wait, wait, skipped: 0, notes: Vec::new() }
+    }
+}
+
+impl<B: Send + 'static> Ahead<B> {
+    /// The index of the next batch.
+    pub(crate) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Begins to work ahead, if that has not begun, with `start` from the next batch on.
+    pub(crate) fn start(&mut self, start: impl FnOnce(u64) -> Feed<B>) {
+        let next = self.next;
+        self.feed.get_or_insert_with(|| start(next));
+    }
+
+    /// The next batch; `start` as for [`Ahead::start`]. After an error the sequence stays where it is.
+    pub(crate) fn take(&mut self, start: impl FnOnce(u64) -> Feed<B>) -> Result<Made<B>> {
+        let started = Instant::now();
+        self.start(start);
+        let item = self.feed.as_mut().map_or(Err(Error::Stopped), Feed::next);
+        let waited = if self.given == 0 { &mut self.first_wait } else { &mut self.wait };
+        *waited += started.elapsed();
+        match item.and_then(|made| made.ok_or(Error::Stopped)) {
+            Ok(made) => {
+                self.next = made.next;
+                self.given += 1;
+                Ok(made)
+            }
+            Err(error) => {
+                self.stop();
+                Err(error)
+            }
+        }
+    }
+
+    /// Goes to the batch of this index.
+    ///
+    /// # Errors
+    /// For one that no run reaches.
+    pub(crate) fn go_to(&mut self, next: u64) -> Result<()> {
+        if next >= NEVER {
+            return Err(Error::CursorOutOfRange { batch_index: next });
+        }
+        self.stop();
+        self.next = next;
+        Ok(())
+    }
+
+    /// Ends the threads; what they noted stays.
+    fn stop(&mut self) {
+        if let Some(feed) = self.feed.take() {
+            self.skipped += feed.skipped();
+            self.notes.extend(feed.take_notes());
+        }
+    }
+
+    /// Examples left out so far, by threads that are ahead of what was given out.
+    pub(crate) fn skipped(&self) -> u64 {
+        self.skipped + self.feed.as_ref().map_or(0, Feed::skipped)
+    }
+
+    /// How long the first batch was waited for, and all later ones.
+    pub(crate) fn waits(&self) -> [Duration; 2] {
+        [self.first_wait, self.wait]
+    }
+
+    /// What happened since the last call, in lines for a person.
+    pub(crate) fn take_notes(&mut self) -> Vec<String> {
+        let new = self.feed.as_ref().map(Feed::take_notes);
+        self.notes.extend(new.unwrap_or_default());
+        std::mem::take(&mut self.notes)
     }
 }
 

@@ -139,7 +139,11 @@ impl Table {
     pub(crate) fn check_compression(&self, columns: &[usize]) -> Result<()> {
         for group in self.reader.metadata().row_groups() {
             for &column in columns {
-                let compression = group.column(column).compression();
+                let Some(chunk) = group.columns().get(column) else {
+                    let name = self.column_name(column);
+                    return Err(self.wrong(&format!("a group of rows without column {name}")));
+                };
+                let compression = chunk.compression();
                 if !matches!(
                     compression,
                     Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::GZIP(_)
@@ -156,7 +160,7 @@ impl Table {
 
     /// A column of a row group as text; numbers in decimal.
     pub(crate) fn strings(&self, group: usize, column: usize) -> Result<Vec<Option<String>>> {
-        self.texts(group, column)
+        caught(|| self.texts(group, column))
             .map_err(|reason| self.wrong(&format!("column {}: {reason}", self.column_name(column))))
     }
 

@@ -35,8 +35,7 @@ impl Affine {
 
     /// `φ(x Wᵀ + b)`
     pub(crate) fn activated(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let x = fadam_ops::linear(x, &self.weight, None)?;
-        fadam_ops::bias_activation(&x, &self.bias, activation)
+        fadam_ops::linear_activation(x, &self.weight, &self.bias, activation)
     }
 }
 

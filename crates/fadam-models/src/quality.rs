@@ -43,7 +43,7 @@ pub fn psnr(images: &Tensor, others: &Tensor) -> Result<Vec<f64>> {
 
 /// Structural similarity of each image: Wang, Bovik, Sheikh and Simoncelli, 2004.
 ///
-/// With means μ, variances σ² and the covariance σ_ab under a Gaussian window of 11 × 11 pixels (σ 1.5, weights that add up to 1),
+/// With means μ, variances σ² and the covariance `σ_ab` under a Gaussian window of 11 × 11 pixels (σ 1.5, weights that add up to 1),
 /// `C₁ = (0.01 · 255)²` and `C₂ = (0.03 · 255)²`,
 ///
 /// ```text

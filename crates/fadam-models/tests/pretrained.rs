@@ -17,7 +17,7 @@ use fadam_models::fid::{EfficientNetLite0, FeatureNetwork, Inception};
 
 /// To stderr itself: what a test that passes prints by macro is not shown.
 fn say(message: &str) {
-    writeln!(std::io::stderr(), "{message}").unwrap();
+    std::io::stderr().write_all(format!("{message}\n").as_bytes()).unwrap();
 }
 
 /// The files of these variables, if all are set.

@@ -33,6 +33,13 @@ pub enum Activation {
     Tanh,
 }
 
+impl Activation {
+    /// Whether the derivative at u follows from φ(u).
+    pub(crate) fn is_known_by_its_value(self) -> bool {
+        matches!(self, Self::Relu | Self::Tanh)
+    }
+}
+
 /// √(2/π) and the cubic coefficient of the tanh form of GELU.
 const GELU: (f64, f64) = (0.797_884_560_802_865_4, 0.044_715);
 
@@ -134,6 +141,16 @@ pub(crate) fn reverse<T: Number>(
     vectorise(Reverse { dx, db, b, g, activation });
 }
 
+/// `dy = g φ'(u)`, where dy begins as y = φ(u), by which the activation must be known; `db += dy`
+pub(crate) fn reverse_of_value<T: Number>(
+    dy: &mut [T],
+    db: &mut [T],
+    g: &[T],
+    activation: Activation,
+) {
+    vectorise(ReverseOfValue { dy, db, g, activation });
+}
+
 /// The work of [`activate`].
 struct Forward<'a, T> {
     y: &'a mut [T],
@@ -177,6 +194,39 @@ impl<T: Number> Vectorised for Reverse<'_, T> {
             Activation::Silu => self.by(|u| silu(u).1),
             Activation::Gelu => self.by(|u| gelu(u).1),
             Activation::Tanh => self.by(|u| one - tanh(u) * tanh(u)),
+        }
+    }
+}
+
+/// The work of [`reverse_of_value`].
+struct ReverseOfValue<'a, T> {
+    dy: &'a mut [T],
+    db: &'a mut [T],
+    g: &'a [T],
+    activation: Activation,
+}
+
+impl<T: Number> Vectorised for ReverseOfValue<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let one = T::one();
+        match self.activation {
+            Activation::Relu => self.by(|y| if y > T::zero() { one } else { T::zero() }),
+            Activation::Tanh => self.by(|y| one - y * y),
+            Activation::Silu | Activation::Gelu => unreachable!("not known by their values"),
+        }
+    }
+}
+
+impl<T: Number> ReverseOfValue<'_, T> {
+    #[inline(always)]
+    fn by(self, derivative: impl Fn(T) -> T) {
+        let Self { dy, db, g, .. } = self;
+        for ((dy, db), g) in dy.iter_mut().zip(db).zip(g) {
+            *dy = *g * derivative(*dy);
+            *db += *dy;
         }
     }
 }

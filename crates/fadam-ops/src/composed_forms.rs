@@ -91,6 +91,11 @@ fn matrices() {
             op(|x| crate::linear(&x[0], &x[1], Some(&x[2]))),
         ),
         (
+            "linear_activation",
+            vec![x(), noise(&[5, 8], 2), noise(&[5], 3)],
+            op(|x| crate::linear_activation(&x[0], &x[1], &x[2], crate::Activation::Gelu)),
+        ),
+        (
             "feed_forward",
             vec![x(), noise(&[12, 8], 2), noise(&[7, 6], 3)],
             op(|x| crate::feed_forward(&x[0], &x[1], &x[2])),

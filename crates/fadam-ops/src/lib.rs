@@ -14,6 +14,7 @@
 //! | [`feed_forward`] | `swiglu(x Uᵀ) Dᵀ` |
 //! | [`swiglu`], [`glu`] | `silu(a) b` and `a σ(b)` of the halves of the last dimension |
 //! | [`bias_activation`] | `φ(x + b)` |
+//! | [`linear_activation`] | `φ(x Wᵀ + b)` |
 //! | [`depthwise_conv1d`] | each channel of padded sequences with taps of its own |
 //! | [`conv2d`] | a convolution over frames and bands of padded sequences, channels last, with relu |
 //! | [`batch_norm`], [`batch_norm_with`] | normalisation of a channel over real frames, and with given statistics |
@@ -86,6 +87,7 @@ mod lanes;
 mod lattice;
 mod layer_norm;
 mod linear;
+mod linear_activation;
 mod linear_cross_entropy;
 mod log_add;
 mod logit_laplace;
@@ -125,6 +127,7 @@ pub use grouped_linear_cross_entropy::grouped_linear_cross_entropy;
 pub use joint_rnnt_loss::{Joint, joint_rnnt_loss};
 pub use layer_norm::layer_norm;
 pub use linear::linear;
+pub use linear_activation::linear_activation;
 pub use linear_cross_entropy::linear_cross_entropy;
 pub use logit_laplace::logit_laplace;
 pub use lstm::{LstmState, lstm};

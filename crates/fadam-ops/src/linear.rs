@@ -59,21 +59,27 @@ pub fn linear(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
 }
 
 /// That of x, with o for the last dimension.
-fn shape_of(x: &Tensor, o: usize) -> Shape {
+pub(crate) fn shape_of(x: &Tensor, o: usize) -> Shape {
     let before = &x.dims()[..x.rank().saturating_sub(1)];
     before.iter().copied().chain([o]).collect::<Vec<_>>().into()
 }
 
-fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+/// `x Wᵀ`
+pub(crate) fn product_of<T: Number>(x: &Tensor, w: &Tensor) -> Result<Vec<T>> {
     let (o, i) = w.dims2()?;
-    let mut y = read([x, w], |[x, w]: [&[T]; 2]| {
+    read([x, w], |[x, w]: [&[T]; 2]| {
         let (x, w) = (Matrix::new(x, x.len() / i, i), Matrix::new(w, o, i));
         if x.rows < FEW {
             return product(x, w.t(), T::one(), Threads::One);
         }
         let w = transposed(w.data, o, i);
         product(x, Matrix::new(&w, i, o), T::one(), Threads::All)
-    })?;
+    })
+}
+
+fn fused<T: Number>(x: &Tensor, w: &Tensor, b: Option<&Tensor>) -> Result<Tensor> {
+    let o = w.dim(0)?;
+    let mut y = product_of::<T>(x, w)?;
     let shape = shape_of(x, o);
     let of = std::marker::PhantomData;
     let Some(b) = b else {
@@ -94,7 +100,11 @@ struct Linear<T> {
 }
 
 /// `∂L/∂x` and `∂L/∂W`
-fn gradients<T: Number>(x: &Tensor, w: &Tensor, g: &Tensor) -> Result<[Option<Tensor>; 2]> {
+pub(crate) fn gradients<T: Number>(
+    x: &Tensor,
+    w: &Tensor,
+    g: &Tensor,
+) -> Result<[Option<Tensor>; 2]> {
     let (o, i) = w.dims2()?;
     let rows = x.elem_count() / i;
     let of_x = || {

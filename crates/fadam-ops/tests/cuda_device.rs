@@ -8,8 +8,8 @@ use fadam_ops::{
     Transducer, backward, batch_norm, batch_norm_with, bias_activation, causal_attention,
     checkpoint, conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu,
     group_norm, grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm, linear,
-    linear_cross_entropy, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, softmax,
-    swiglu, vector_quantize,
+    linear_activation, linear_cross_entropy, logit_laplace, lstm, rms_norm, rnnt_loss, rope,
+    self_attention, softmax, swiglu, vector_quantize,
 };
 
 type Op = Box<dyn Fn(&[Tensor]) -> Result<Tensor>>;
@@ -172,6 +172,16 @@ fn all_ops() {
             "bias_activation silu",
             vec![noise(&[3, 4, 8], 1), noise(&[8], 2)],
             Box::new(|x| bias_activation(&x[0], &x[1], Activation::Silu)),
+        ),
+        (
+            "linear_activation gelu",
+            vec![noise(&[3, 4, 8], 1), noise(&[5, 8], 2), noise(&[5], 3)],
+            Box::new(|x| linear_activation(&x[0], &x[1], &x[2], Activation::Gelu)),
+        ),
+        (
+            "linear_activation tanh",
+            vec![noise(&[3, 4, 8], 1), noise(&[5, 8], 2), noise(&[5], 3)],
+            Box::new(|x| linear_activation(&x[0], &x[1], &x[2], Activation::Tanh)),
         ),
         ("embedding", vec![noise(&[9, 4], 1)], Box::new(move |x| embedding(&ids(&x[0], 9), &x[0]))),
         (

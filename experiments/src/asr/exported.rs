@@ -69,5 +69,12 @@ pub fn export(
         trained: exported::trained(run, config, "labels")?,
     };
     let write_units = |file: &Path| Ok(recogniser.units.save(file)?);
-    exported::write(folder, run, &recogniser.vars, dtype, &manifest, (UNITS_FILE, write_units))
+    exported::write(
+        folder,
+        run,
+        &recogniser.vars,
+        dtype,
+        &manifest,
+        Some((UNITS_FILE, &write_units)),
+    )
 }

@@ -6,6 +6,7 @@
 mod asr;
 mod console;
 mod copy;
+mod fid;
 mod llm;
 mod memory;
 mod optimizer;
@@ -37,6 +38,8 @@ enum Benchmark {
     Rnnt(rnnt::Args),
     /// Training steps of the ViT VQ-VAE with each loss: images/s and peak memory
     Vqvae(vqvae::Args),
+    /// Features of images by FID's Inception-v3 or EfficientNet-Lite0, and a Fréchet distance: images/s
+    Fid(fid::Args),
 }
 
 /// Runs the benchmark that the command line asks for. A reader that closes the pipe (`| head`) stops
@@ -51,6 +54,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Benchmark::Asr(args) => asr::run(args),
         Benchmark::Rnnt(args) => rnnt::run(args),
         Benchmark::Vqvae(args) => vqvae::run(args),
+        Benchmark::Fid(args) => fid::run(args),
     };
     match done {
         Err(err) if console::is_closed_pipe(&err) => Ok(Outcome::Stopped),

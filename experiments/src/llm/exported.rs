@@ -72,5 +72,12 @@ pub fn export(
         trained: exported::trained(run, config, "tokens")?,
     };
     let write_tokenizer = |file: &Path| Ok(model.tokenizer.save(file)?);
-    exported::write(folder, run, &model.vars, dtype, &manifest, (TOKENIZER_FILE, write_tokenizer))
+    exported::write(
+        folder,
+        run,
+        &model.vars,
+        dtype,
+        &manifest,
+        Some((TOKENIZER_FILE, &write_tokenizer)),
+    )
 }

@@ -74,6 +74,38 @@ eval_every = 10
 log_every = 5
 "#;
 
+/// A VQ-VAE and pictures small enough that a run takes a second or two.
+pub const SMALL_PICTURES: &str = r#"
+[model]
+image = 12
+patch = 4
+encoder = { layers = 1, d_model = 16, heads = 2, mlp = 32 }
+decoder = { layers = 1, d_model = 16, heads = 2, mlp = 32 }
+codes = 20
+code_width = 8
+
+[data]
+paths = ["pictures/train"]
+eval_paths = ["pictures/held-out"]
+min_side = 4
+show = 4
+
+[optimizer]
+algorithm = "fadam"
+lr = 3e-3
+beta2 = 0.99
+
+[schedule]
+kind = "linear"
+warmup = 5
+
+[train]
+steps = 20
+batch = 5
+eval_every = 10
+log_every = 5
+"#;
+
 /// A folder with `small.toml` and the data it names.
 pub struct Bench(pub TempDir, &'static str);
 
@@ -111,6 +143,25 @@ impl Bench {
         bench
     }
 
+    /// For `train-vqvae`: 24 pictures of stripes to train on and six more.
+    pub fn pictures() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap(), env!("CARGO_BIN_EXE_train-vqvae"));
+        for (folder, numbers) in [("train", 0..24), ("held-out", 24..30)] {
+            let folder = bench.path("pictures").join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            for n in numbers {
+                fs::write(folder.join(format!("{n:02}.png")), stripes(n, 16, 12)).unwrap();
+            }
+        }
+        fs::write(bench.path("small.toml"), SMALL_PICTURES).unwrap();
+        bench
+    }
+
+    pub fn reconstruct(&self, args: &[&str]) -> Output {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_reconstruct"));
+        program.current_dir(self.0.path()).args(args).output().unwrap()
+    }
+
     pub fn transcribe(&self, args: &[&str]) -> Output {
         let mut program = Command::new(env!("CARGO_BIN_EXE_transcribe"));
         program.current_dir(self.0.path()).args(args).output().unwrap()
@@ -146,6 +197,18 @@ impl Bench {
     pub fn generate_refuses(&self, args: &[&str], expected: &[&str]) {
         refused(&self.generate(args), args, expected);
     }
+}
+
+/// A PNG file of stripes, of one of six pairs of colours, three directions, and another place for each `n`.
+pub fn stripes(n: usize, width: usize, height: usize) -> Vec<u8> {
+    let pixel = |i: usize| {
+        let (x, y) = (i % width, i / width);
+        let along = [x, y, x + y][n % 3] + n;
+        let on = (along / 3).is_multiple_of(2);
+        [(n % 3 * 100) as u8, if on { 220 } else { 30 }, (n % 2 * 200) as u8]
+    };
+    let pixels: Vec<u8> = (0..width * height).flat_map(pixel).collect();
+    experiments::vqvae::encode_png(width, height, &pixels).unwrap()
 }
 
 /// A mono WAV file of 16 bits: 120 ms a letter, each with its tone, spaces silent.

@@ -4,7 +4,7 @@
 //! Shapes: B pictures of S × S pixels, as planes of red, green and blue.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Planner;
 use super::prefetch::{Feed, Job, Maker};
 use super::set::ImageSet;
+use crate::feed::Ahead;
 use crate::text::same;
 use crate::{Error, Result};
 
@@ -132,14 +133,9 @@ pub struct ImageBatches {
     set: Arc<ImageSet>,
     spec: ImageSpec,
     checksum: u32,
-    next: u64,
-    feed: Option<Feed>,
+    ahead: Ahead<ImageBatch>,
     report: BatchReport,
-    notes: Vec<String>,
 }
-
-/// Batches that no run reaches.
-const NEVER: u64 = 1 << 48;
 
 impl ImageBatches {
     /// Begins with batch 0.
@@ -151,19 +147,12 @@ impl ImageBatches {
             return Err(Error::Zero { field: "train.batch" });
         }
         let checksum = set.checksum();
-        let (report, notes) = (BatchReport::default(), Vec::new());
-        Ok(Self { set, spec, checksum, next: 0, feed: None, report, notes })
+        Ok(Self { set, spec, checksum, ahead: Ahead::default(), report: BatchReport::default() })
     }
 
     /// Begins to work ahead, if that has not begun: otherwise the first batch does.
     pub fn start(&mut self) {
-        let Self { set, spec, next, feed, .. } = self;
-        feed.get_or_insert_with(|| {
-            let ImageSpec { batch, seed, random_crop, flip } = *spec;
-            let (pictures, from) = (set.pictures().len(), *next);
-            let jobs = move || jobs(Planner::new(pictures, batch, seed), pictures, from);
-            Feed::start(Maker { set: set.clone(), seed, random_crop, flip }, jobs)
-        });
+        self.ahead.start(|from| feed(&self.set, self.spec, from));
     }
 
     /// The next batch. A picture that cannot be read any more is left out of it, with a
@@ -172,29 +161,15 @@ impl ImageBatches {
     /// # Errors
     /// When not one picture can be read any more.
     pub fn next_batch(&mut self) -> Result<ImageBatch> {
-        let first = self.report.batches == 0;
-        let started = Instant::now();
-        self.start();
-        let item = self.feed.as_mut().map_or(Err(Error::Stopped), Feed::next);
-        let waited = if first { &mut self.report.first_wait } else { &mut self.report.wait };
-        *waited += started.elapsed();
-        match item.and_then(|made| made.ok_or(Error::Stopped)) {
-            Ok(made) => {
-                self.next = made.next;
-                self.report.count(&made.batch, made.epoch);
-                Ok(made.batch)
-            }
-            Err(error) => {
-                self.stop();
-                Err(error)
-            }
-        }
+        let made = self.ahead.take(|from| feed(&self.set, self.spec, from))?;
+        self.report.count(&made.batch, made.epoch);
+        Ok(made.batch)
     }
 
     /// Where the next batch is.
     pub fn cursor(&self) -> ImageCursor {
         ImageCursor {
-            batch_index: self.next,
+            batch_index: self.ahead.next(),
             batch: self.spec.batch,
             seed: self.spec.seed,
             settings: self.spec.describe(self.set.size()),
@@ -216,37 +191,30 @@ impl ImageBatches {
         same("the batches' settings", &cursor.settings, &here.settings)?;
         same("the number of training pictures", &cursor.pictures, &here.pictures)?;
         same("the checksum of the training pictures", &cursor.checksum, &here.checksum)?;
-        if cursor.batch_index >= NEVER {
-            return Err(Error::CursorOutOfRange { batch_index: cursor.batch_index });
-        }
-        self.stop();
-        self.next = cursor.batch_index;
-        Ok(())
-    }
-
-    /// Ends the threads; what they noted stays.
-    fn stop(&mut self) {
-        if let Some(feed) = self.feed.take() {
-            self.report.skipped += feed.skipped();
-            self.notes.extend(feed.take_notes());
-        }
+        self.ahead.go_to(cursor.batch_index)
     }
 
     /// What was given out so far. Pictures are counted as skipped when the threads meet them, which is
     /// ahead of that.
     pub fn report(&self) -> BatchReport {
-        let mut report = self.report.clone();
-        report.skipped += self.feed.as_ref().map_or(0, Feed::skipped);
-        report
+        let [first_wait, wait] = self.ahead.waits();
+        let skipped = self.ahead.skipped();
+        BatchReport { skipped, first_wait, wait, ..self.report.clone() }
     }
 
     /// What happened since the last call, in lines for a person: pictures that could not be read, each the
     /// first time.
     pub fn take_notes(&mut self) -> Vec<String> {
-        let new = self.feed.as_ref().map(Feed::take_notes);
-        self.notes.extend(new.unwrap_or_default());
-        std::mem::take(&mut self.notes)
+        self.ahead.take_notes()
     }
+}
+
+/// The thread that makes the batches from `from` on.
+fn feed(set: &Arc<ImageSet>, spec: ImageSpec, from: u64) -> Feed {
+    let ImageSpec { batch, seed, random_crop, flip } = spec;
+    let pictures = set.pictures().len();
+    let jobs = move || jobs(Planner::new(pictures, batch, seed), pictures, from);
+    Feed::start(Maker { set: set.clone(), seed, random_crop, flip }, jobs)
 }
 
 /// The batches to make, from batch `next` on.

@@ -49,7 +49,7 @@ impl SetSpec {
 
     fn check(&self) -> Result<()> {
         let Self { size, min_side, max_pixels, .. } = *self;
-        for (field, value) in [("data.size", size), ("data.min_side", min_side)] {
+        for (field, value) in [("model.image", size), ("data.min_side", min_side)] {
             if value == 0 {
                 return Err(Error::Zero { field });
             }
@@ -57,7 +57,7 @@ impl SetSpec {
         let pixels = (size as u64).checked_mul(size as u64);
         if pixels.is_none_or(|pixels| pixels > max_pixels) {
             return Err(Error::ImageSetting {
-                field: "data.size",
+                field: "model.image",
                 value: size.to_string(),
                 expected: format!("a square of at most {max_pixels} pixels"),
             });

@@ -5,7 +5,7 @@
 //! mean of each feature.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use super::prefetch::{Feed, Job, Maker};
 use super::set::SpeechSet;
 use super::sound::RATE;
 use super::{BINS, LogMel, SpecAugment};
+use crate::feed::Ahead;
 use crate::text::same;
 use crate::{Error, Result};
 
@@ -215,14 +216,9 @@ pub struct SpeechBatches {
     spec: SpeechSpec,
     settings: String,
     checksum: u32,
-    next: u64,
-    feed: Option<Feed>,
+    ahead: Ahead<SpeechBatch>,
     report: BatchReport,
-    notes: Vec<String>,
 }
-
-/// Batches that no run reaches.
-const NEVER: u64 = 1 << 48;
 
 impl SpeechBatches {
     /// Begins with batch 0.
@@ -232,21 +228,13 @@ impl SpeechBatches {
     pub fn new(set: Arc<SpeechSet>, spec: SpeechSpec) -> Result<Self> {
         spec.check(&set)?;
         let (settings, checksum) = (spec.describe(), set.checksum());
-        let (report, notes) = (BatchReport::default(), Vec::new());
-        Ok(Self { set, spec, settings, checksum, next: 0, feed: None, report, notes })
+        let (ahead, report) = (Ahead::default(), BatchReport::default());
+        Ok(Self { set, spec, settings, checksum, ahead, report })
     }
 
     /// Begins to work ahead, if that has not begun: otherwise the first batch does.
     pub fn start(&mut self) {
-        let Self { set, spec, next, feed, .. } = self;
-        feed.get_or_insert_with(|| {
-            let samples = set.clips().iter().map(|clip| clip.samples).collect();
-            let (spec, from) = (spec.clone(), *next);
-            let masks = spec.spec_augment.map(|masks| (masks, spec.seed));
-            // The plan is drawn on the thread: going to a late epoch takes a while.
-            let jobs = move || jobs(Planner::new(samples, spec), from);
-            Feed::start(Maker { set: set.clone(), mel: LogMel::new(), masks }, jobs)
-        });
+        self.ahead.start(|from| feed(&self.set, &self.spec, from));
     }
 
     /// The next batch. A clip that cannot be read any more is left out of it, with a
@@ -255,29 +243,15 @@ impl SpeechBatches {
     /// # Errors
     /// When not one clip can be read any more.
     pub fn next_batch(&mut self) -> Result<SpeechBatch> {
-        let first = self.report.batches == 0;
-        let started = Instant::now();
-        self.start();
-        let item = self.feed.as_mut().map_or(Err(Error::Stopped), Feed::next);
-        let waited = if first { &mut self.report.first_wait } else { &mut self.report.wait };
-        *waited += started.elapsed();
-        match item.and_then(|made| made.ok_or(Error::Stopped)) {
-            Ok(made) => {
-                self.next = made.next;
-                self.report.count(&made.batch, made.epoch);
-                Ok(made.batch)
-            }
-            Err(error) => {
-                self.stop();
-                Err(error)
-            }
-        }
+        let made = self.ahead.take(|from| feed(&self.set, &self.spec, from))?;
+        self.report.count(&made.batch, made.epoch);
+        Ok(made.batch)
     }
 
     /// Where the next batch is.
     pub fn cursor(&self) -> SpeechCursor {
         SpeechCursor {
-            batch_index: self.next,
+            batch_index: self.ahead.next(),
             batch: self.spec.batch,
             seed: self.spec.seed,
             settings: self.settings.clone(),
@@ -299,37 +273,32 @@ impl SpeechBatches {
         same("the batches' settings", &cursor.settings, &here.settings)?;
         same("the number of training clips", &cursor.clips, &here.clips)?;
         same("the checksum of the training clips", &cursor.checksum, &here.checksum)?;
-        if cursor.batch_index >= NEVER {
-            return Err(Error::CursorOutOfRange { batch_index: cursor.batch_index });
-        }
-        self.stop();
-        self.next = cursor.batch_index;
-        Ok(())
-    }
-
-    /// Ends the threads; what they noted stays.
-    fn stop(&mut self) {
-        if let Some(feed) = self.feed.take() {
-            self.report.skipped += feed.skipped();
-            self.notes.extend(feed.take_notes());
-        }
+        self.ahead.go_to(cursor.batch_index)
     }
 
     /// What was given out so far. Clips are counted as skipped when the threads meet them, which is
     /// ahead of that.
     pub fn report(&self) -> BatchReport {
-        let mut report = self.report.clone();
-        report.skipped += self.feed.as_ref().map_or(0, Feed::skipped);
-        report
+        let [first_wait, wait] = self.ahead.waits();
+        let skipped = self.ahead.skipped();
+        BatchReport { skipped, first_wait, wait, ..self.report.clone() }
     }
 
     /// What happened since the last call, in lines for a person: clips that could not be read, each the
     /// first time.
     pub fn take_notes(&mut self) -> Vec<String> {
-        let new = self.feed.as_ref().map(Feed::take_notes);
-        self.notes.extend(new.unwrap_or_default());
-        std::mem::take(&mut self.notes)
+        self.ahead.take_notes()
     }
+}
+
+/// The thread that makes the batches from `from` on.
+fn feed(set: &Arc<SpeechSet>, spec: &SpeechSpec, from: u64) -> Feed {
+    let samples = set.clips().iter().map(|clip| clip.samples).collect();
+    let spec = spec.clone();
+    let masks = spec.spec_augment.map(|masks| (masks, spec.seed));
+    // The plan is drawn on the thread: going to a late epoch takes a while.
+    let jobs = move || jobs(Planner::new(samples, spec), from);
+    Feed::start(Maker { set: set.clone(), mel: LogMel::new(), masks }, jobs)
 }
 
 /// The batches to make, from batch `next` on.

@@ -3,7 +3,7 @@
 use std::fs;
 
 use fadam_data::Error;
-use fadam_data::image::{EvalImages, ImageBatches, ImageSpec};
+use fadam_data::image::{EvalImages, ImageBatch, ImageBatches, ImageSpec};
 
 use super::{corpus, set_of};
 
@@ -14,7 +14,7 @@ fn every_picture_comes_once_in_order_at_every_call() {
     let held_out = EvalImages::new(set.clone(), 4).unwrap();
     assert_eq!((held_out.count(), held_out.set().size()), (11, 16));
     let all: Vec<_> = held_out.batches().map(Result::unwrap).collect();
-    let sizes: Vec<usize> = all.iter().map(|batch| batch.batch()).collect();
+    let sizes: Vec<usize> = all.iter().map(ImageBatch::batch).collect();
     assert_eq!(sizes, [4, 4, 3]);
     let pictures: Vec<usize> = all.iter().flat_map(|batch| batch.pictures.clone()).collect();
     assert_eq!(pictures, (0..11).collect::<Vec<_>>());

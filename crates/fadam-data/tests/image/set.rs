@@ -197,12 +197,12 @@ fn nothing_left_and_settings_that_cannot_be() {
     assert_eq!(set.scaled(0).unwrap().pixels().len(), 48);
 
     let message = |spec| build(spec).unwrap_err().to_string();
-    assert_eq!(message(SetSpec::new(0)), "data.size = 0: expected at least 1");
+    assert_eq!(message(SetSpec::new(0)), "model.image = 0: expected at least 1");
     let flat = SetSpec { min_side: 0, ..SetSpec::new(8) };
     assert_eq!(message(flat), "data.min_side = 0: expected at least 1");
     assert_eq!(
         message(SetSpec::new(8193)),
-        "data.size = 8193: expected a square of at most 67108864 pixels"
+        "model.image = 8193: expected a square of at most 67108864 pixels"
     );
 }
 

@@ -113,7 +113,7 @@ fn shards_of_a_hub_are_those_of_a_disk() {
         let row = |n: usize| Row {
             bytes: Some(noisy(16, 16, n as u32)),
             path: Some(format!("{n}.JPEG")),
-            label: n as i64,
+            label: i64::try_from(n).unwrap(),
         };
         let rows = (3 * shard..3 * shard + 3).map(row).collect();
         let name = format!("data/train-{shard:05}-of-00294.parquet");

@@ -134,9 +134,9 @@ mod tests {
         for (i, size) in [1, 99, 0, 7, 193, 200].into_iter().enumerate() {
             let part = x.narrow(0, at, size).unwrap();
             if i < 3 {
-                parts.add(&part).unwrap()
+                parts.add(&part).unwrap();
             } else {
-                last.add(&part).unwrap()
+                last.add(&part).unwrap();
             }
             at += size;
         }

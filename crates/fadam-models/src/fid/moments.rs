@@ -159,7 +159,9 @@ fn mean_of_rows(rows: &[f64], width: usize) -> Vec<f64> {
         mean.iter_mut().zip(row).for_each(|(mean, x)| *mean += x);
     }
     let count = (rows.len() / width) as f64;
-    mean.iter_mut().for_each(|mean| *mean /= count);
+    for mean in &mut mean {
+        *mean /= count;
+    }
     mean
 }
 

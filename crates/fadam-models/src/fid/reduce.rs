@@ -32,7 +32,9 @@ impl Reduce for Average {
     #[inline(always)]
     fn end(&self, taps: usize, y: &mut [f32]) {
         let share = 1.0 / taps as f32;
-        y.iter_mut().for_each(|y| *y *= share);
+        for y in y {
+            *y *= share;
+        }
     }
 }
 
@@ -74,7 +76,9 @@ impl Reduce for Depthwise<'_> {
 
     #[inline(always)]
     fn end(&self, _: usize, y: &mut [f32]) {
-        y.iter_mut().for_each(|y| *y = relu6(*y));
+        for y in y {
+            *y = relu6(*y);
+        }
     }
 }
 

@@ -41,14 +41,15 @@ struct Hashed;
 impl SimpleBackend for Hashed {
     fn get(&self, s: Shape, name: &str, _: Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let (count, dims) = (s.elem_count(), s.dims());
-        let spread =
-            if name.ends_with("running_var") || (name.ends_with(".weight") && s.rank() == 1) {
-                (1.0, 0.5)
-            } else if name.ends_with("running_mean") || name.ends_with(".bias") {
-                (0.0, 0.1)
-            } else {
-                (0.0, (6.0 / dims[1..].iter().product::<usize>() as f64).sqrt())
-            };
+        let spread = if name.ends_with("running_var")
+            || (name.ends_with(".weight") && s.rank() == 1)
+        {
+            (1.0, 0.5)
+        } else if ["running_mean", "bias"].contains(&name.rsplit('.').next().unwrap_or_default()) {
+            (0.0, 0.1)
+        } else {
+            (0.0, (6.0 / dims[1..].iter().product::<usize>() as f64).sqrt())
+        };
         let values: Vec<f32> =
             hashed(name, count).map(|u| (spread.0 + spread.1 * u) as f32).collect();
         Tensor::from_vec(values, s, device)?.to_dtype(dtype)

@@ -30,6 +30,9 @@ pub struct VqVaeConfig {
     pub code_width: usize,
     /// β, the weight of the commitment loss.
     pub beta: f64,
+    /// Whether training sends the commitment loss past the Fisher information (section 3.4.3 of the paper) instead of adding it to the loss.
+    /// The codebook loss stays in the loss: the codes have no other gradient, and so no other Fisher information.
+    pub bypass_fim: bool,
     /// Steps after which a code that no patch has had begins anew as what a patch of the batch was encoded to; 0 for never.
     pub restart: u32,
     /// What reconstructions are judged by.
@@ -45,7 +48,7 @@ pub struct VqVaeConfig {
 
 /// The dimensions of a transformer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, default)]
 pub struct TowerConfig {
     /// L, blocks.
     pub layers: usize,
@@ -69,6 +72,13 @@ pub enum ReconstructionLoss {
     /// That and the negative log-likelihood of a logit-Laplace distribution, each with its weight.
     #[serde(rename = "l2+logit-laplace")]
     L2LogitLaplace,
+}
+
+impl Default for TowerConfig {
+    /// Of [`VqVaeConfig::tiny`].
+    fn default() -> Self {
+        Self::new(2, 128, 4)
+    }
 }
 
 impl TowerConfig {
@@ -123,12 +133,13 @@ impl VqVaeConfig {
         Self {
             image: 32,
             patch: 4,
-            encoder: TowerConfig::new(2, 128, 4),
-            decoder: TowerConfig::new(2, 128, 4),
+            encoder: TowerConfig::default(),
+            decoder: TowerConfig::default(),
             final_norm: true,
             codes: 512,
             code_width: 32,
             beta: 0.25,
+            bypass_fim: false,
             restart: 0,
             loss: ReconstructionLoss::CrossEntropy,
             l2_weight: 1.0,

@@ -85,14 +85,18 @@ impl Quantizer {
         }
         let (k, w) = self.codes.dims2()?;
         let mut unused: Vec<f32> = steps_unused.detach().to_dtype(DType::F32)?.to_vec1()?;
-        unused.iter_mut().for_each(|steps| *steps += 1.0);
+        for steps in &mut unused {
+            *steps += 1.0;
+        }
         for index in indices.flatten_all()?.to_vec1::<u32>()? {
             unused[index as usize] = 0.0;
         }
         let is_dead = |steps: &f32| *steps >= self.restart as f32;
         let dead: Vec<usize> = (0..k).filter(|i| is_dead(&unused[*i])).collect();
         if !dead.is_empty() {
-            dead.iter().for_each(|i| unused[*i] = 0.0);
+            for i in &dead {
+                unused[*i] = 0.0;
+            }
             let latents = latents.detach().reshape(((), w))?;
             let rows = drawn(latents.dim(0)?, dead.len(), seed);
             // Row k + j of both together is the j-th of those that begin anew.
@@ -155,7 +159,9 @@ impl CodeCounts {
         if let Some(index) = indices.iter().find(|index| **index as usize >= codes) {
             bail!("index {index} among {codes} codes");
         }
-        indices.iter().for_each(|index| self.counts[*index as usize] += 1);
+        for index in indices {
+            self.counts[index as usize] += 1;
+        }
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Vector quantisation on the sphere (van den Oord et al., arXiv 1711.00937, with the l2-normalised codes of Yu et al., arXiv
 //! 2110.04627): each row becomes the code whose direction is nearest to its own.
 //!
-//! For rows z_i of width w and codes c_k, with `unit(x) = x / max(‖x‖, ε)` and ε = 1e-12:
+//! For rows `z_i` of width w and codes `c_k`, with `unit(x) = x / max(‖x‖, ε)` and ε = 1e-12:
 //!
 //! ```text
 //! n_i = unit(z_i),  e_k = unit(c_k),  a_i = argmax_k n_i · e_k (the first of equal ones),  q_i = e_{a_i}
@@ -142,13 +142,13 @@ fn fused<T: Number>(z: &Tensor, codes: &Tensor) -> Result<Quantized> {
     let (n, e) = read([z, codes], |[z, c]: [&[T]; 2]| {
         Ok::<_, candle_core::Error>((Units::of("z", z, width)?, Units::of("codes", c, width)?))
     })??;
-    let indices = nearest(&n.units, &e.units, width);
-    let q = new_rows(n.units.len(), width, |first, q| {
+    let indices = nearest(&n.rows, &e.rows, width);
+    let q = new_rows(n.rows.len(), width, |first, q| {
         for (q, k) in q.chunks_exact_mut(width).zip(&indices[first..]) {
             q.copy_from_slice(e.row(*k as usize));
         }
     });
-    let loss = vec![T::of(mean_square(&q, &n.units))];
+    let loss = vec![T::of(mean_square(&q, &n.rows))];
     let at = constant(indices.clone(), &z.dims()[..z.rank() - 1])?;
     let found = Arc::new(Found { n, e, q: q.clone(), indices });
     let straight_through = StraightThrough(found.clone());
@@ -173,7 +173,7 @@ fn mean_square<T: Number>(a: &[T], b: &[T]) -> f64 {
 /// Rows of unit length, and what they were divided by.
 struct Units<T> {
     width: usize,
-    units: Vec<T>,
+    rows: Vec<T>,
     /// `1 / max(‖x‖, ε)` of each row.
     inverse: Vec<T>,
 }
@@ -188,17 +188,17 @@ impl<T: Number> Units<T> {
             bail!("{NAME}: row {row} of {what} has the squared length {square}");
         }
         let inverse: Vec<T> = x.par_chunks(width).map(inverse_of).collect();
-        let units = new_rows(x.len(), width, |first, out| {
+        let rows = new_rows(x.len(), width, |first, out| {
             let rows = x[first * width..].chunks_exact(width).zip(&inverse[first..]);
             for (out, (x, r)) in out.chunks_exact_mut(width).zip(rows) {
                 out.iter_mut().zip(x).for_each(|(out, x)| *out = *x * *r);
             }
         });
-        Ok(Self { width, units, inverse })
+        Ok(Self { width, rows, inverse })
     }
 
     fn row(&self, i: usize) -> &[T] {
-        &self.units[i * self.width..][..self.width]
+        &self.rows[i * self.width..][..self.width]
     }
 
     /// `J(x) g` in place of g, for row i and those after it.
@@ -269,7 +269,7 @@ impl<T: Number> Backward<1> for Commitment<T> {
         let (by, Found { n, q, .. }) = (self.0.of_squares(g)?, &*self.0);
         let dz = new_rows(q.len(), n.width, |first, dz| {
             let at = first * n.width;
-            for (dz, (n, q)) in dz.iter_mut().zip(n.units[at..].iter().zip(&q[at..])) {
+            for (dz, (n, q)) in dz.iter_mut().zip(n.rows[at..].iter().zip(&q[at..])) {
                 *dz = by * (*n - *q);
             }
             n.reverse(first, dz);
@@ -288,8 +288,8 @@ impl<T: Number> Backward<1> for Codebook<T> {
         g: &Tensor,
     ) -> Result<[Option<Tensor>; 1]> {
         let (by, Found { n, e, q, indices }) = (self.0.of_squares(g)?, &*self.0);
-        let mut dc = vec![T::zero(); e.units.len()];
-        let rows = q.chunks_exact(n.width).zip(n.units.chunks_exact(n.width));
+        let mut dc = vec![T::zero(); e.rows.len()];
+        let rows = q.chunks_exact(n.width).zip(n.rows.chunks_exact(n.width));
         for (k, (q, n)) in indices.iter().zip(rows) {
             let dc = &mut dc[*k as usize * q.len()..][..q.len()];
             for (dc, (q, n)) in dc.iter_mut().zip(q.iter().zip(n)) {

@@ -36,14 +36,14 @@ fn of_tile<T: Number>(n: &[T], e: &[T], width: usize, places: &mut [u32]) {
         let products = &mut products[..e.rows * rows];
         product_into(e, n_t, T::one(), products, rows, Into::Overwrite, Threads::One);
         let first = (block * CODES) as u32;
-        vectorise(Best { products, best: &mut best, places, first });
+        vectorise(Best { products, largest: &mut best, places, first });
     }
 }
 
 /// For each code in turn: where the product is larger than the best so far, it and the code's place take its place.
 struct Best<'a, T> {
     products: &'a [T],
-    best: &'a mut [T],
+    largest: &'a mut [T],
     places: &'a mut [u32],
     first: u32,
 }
@@ -53,7 +53,7 @@ impl<T: Number> Vectorised for Best<'_, T> {
 
     #[inline(always)]
     fn run(self) {
-        let Self { products, best, places, first } = self;
+        let Self { products, largest: best, places, first } = self;
         for (k, products) in (first..).zip(products.chunks_exact(best.len())) {
             for ((best, place), x) in best.iter_mut().zip(places.iter_mut()).zip(products) {
                 let is_better = *x > *best;

@@ -5,9 +5,9 @@ use fadam_ops::{
     Activation, Attention, Conv2d, CrossEntropy, Joint, Loss, LstmState, RelativePositions, Rope,
     SelfAttention, Transducer, batch_norm, batch_norm_with, bias_activation, causal_attention,
     conv2d, cross_entropy, depthwise_conv1d, dropout, embedding, feed_forward, glu, group_norm,
-    grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm, linear, linear_cross_entropy,
-    logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, sinusoidal_positions, softmax,
-    swiglu, vector_quantize,
+    grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm, linear, linear_activation,
+    linear_cross_entropy, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention,
+    sinusoidal_positions, softmax, swiglu, vector_quantize,
 };
 
 fn zeros(shape: &[usize]) -> Tensor {
@@ -53,6 +53,11 @@ fn norms_and_activations() {
     refused(relu(&x, &zeros(&[3])), "bias_activation", &["b has shape [3]", "[4]"]);
     refused(relu(&x, &double(&[4])), "bias_activation", &["F32", "F64"]);
     refused(relu(&zeros(&[]), &w), "bias_activation", &["last dimension"]);
+    let tanh = |x: &Tensor, w: &Tensor, b: &Tensor| linear_activation(x, w, b, Activation::Tanh);
+    let (x, matrix) = (zeros(&[2, 4]), zeros(&[3, 4]));
+    refused(tanh(&x, &matrix, &w), "linear_activation", &["b has shape [4]", "[3]"]);
+    refused(tanh(&zeros(&[2, 3]), &matrix, &zeros(&[3])), "linear_activation", &["[2, 3]"]);
+    refused(tanh(&x, &matrix, &double(&[3])), "linear_activation", &["F32", "F64"]);
     refused(swiglu(&zeros(&[2, 5])), "swiglu", &["[2, 5]", "odd"]);
     refused(swiglu(&whole(&[2, 4])), "swiglu", &["I64", "f32, f64"]);
     refused(swiglu(&zeros(&[])), "swiglu", &["last dimension"]);

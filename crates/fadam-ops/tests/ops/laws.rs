@@ -12,8 +12,8 @@ use crate::vector_quantize::Part;
 use crate::{
     batch_norm, bias_activation, causal_attention, conv2d, cross_entropy, depthwise_conv1d,
     dropout, embedding, glu, group_norm, grouped_linear_cross_entropy, joint_rnnt_loss, layer_norm,
-    linear, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention, softmax, swiglu,
-    vector_quantize,
+    linear, linear_activation, logit_laplace, lstm, rms_norm, rnnt_loss, rope, self_attention,
+    softmax, swiglu, vector_quantize,
 };
 
 /// Every op, of a size that is cut into several tasks and parts.
@@ -38,6 +38,8 @@ fn all() -> Vec<Case> {
         bias_activation::case(39, x, Activation::Silu),
         bias_activation::case(40, x, Activation::Gelu),
         bias_activation::case(41, x, Activation::Tanh),
+        linear_activation::case(63, x, 70, Activation::Silu),
+        linear_activation::case(64, x, 70, Activation::Tanh),
         softmax::case(42, x),
         cross_entropy::case(43, x, options[5]),
         cross_entropy::linear_case(44, &[3, 100, 32], 600, options[5]),
@@ -281,6 +283,10 @@ fn empty_batches() {
         (vec![draw(&none), draw(&[5, 6]), draw(&[5])], linear::case(1, &[1, 6], 5, true).op),
         (vec![draw(&none)], swiglu::case(1, &[1, 6]).op),
         (vec![draw(&none), draw(&[6])], bias_activation::case(1, &[1, 6], Activation::Gelu).op),
+        (
+            vec![draw(&none), draw(&[5, 6]), draw(&[5])],
+            linear_activation::case(1, &[1, 6], 5, Activation::Gelu).op,
+        ),
         (vec![draw(&none)], softmax::case(1, &[1, 6]).op),
         (vec![draw(&none)], dropout::case(1, &[1, 6], 0.1).op),
         (vec![draw(&[0, 2, 6])], rope::case(1, &[2, 6], 0).op),
@@ -386,6 +392,7 @@ fn empty_rows() {
         fadam_ops::embedding(&ids, &draw(&[2, 0])),
         fadam_ops::linear(&draw(&[3, 4]), &draw(&[0, 4]), None),
         fadam_ops::linear(&draw(&[3, 4]), &draw(&[0, 4]), Some(&w)),
+        fadam_ops::linear_activation(&draw(&[3, 4]), &draw(&[0, 4]), &w, Activation::Tanh),
     ];
     for (i, y) in values.into_iter().enumerate() {
         let y = y.unwrap_or_else(|err| panic!("case {i}: {err}"));

@@ -21,6 +21,7 @@ mod joint_rnnt_loss;
 mod laws;
 mod layer_norm;
 mod linear;
+mod linear_activation;
 mod logit_laplace;
 mod lstm;
 mod padding;

@@ -21,9 +21,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use serde::Serialize;
 
-use super::console::{PROFILE, Progress, print_line, warn_of_slow_build};
-use super::memory::peak_rss_mb;
-use super::times::Times;
+use super::console::{Progress, print_line, warn_of_slow_build};
+use super::steps::Timed;
 
 /// The arguments of `bench vqvae`: dimensions, and how often.
 #[derive(Debug, Clone, clap::Args)]
@@ -78,17 +77,9 @@ enum Loss {
 struct Row {
     bench: &'static str,
     loss: Loss,
-    params: usize,
-    device: String,
-    threads: usize,
-    profile: &'static str,
-    steps: usize,
-    median_ms: f64,
-    p10_ms: f64,
-    p90_ms: f64,
     images_per_s: f64,
-    /// Peak resident memory of the process; where the system tells it.
-    peak_rss_mb: Option<u64>,
+    #[serde(flatten)]
+    timed: Timed,
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
@@ -159,23 +150,14 @@ fn measure(args: &Args, loss: Loss) -> anyhow::Result<()> {
     }
     optimizer.check()?;
     progress.show("");
-    let steps = ms.len();
-    let times = Times::new(ms).context("no step was timed")?;
-    let row = Row {
-        bench: "vqvae",
-        loss,
-        params: bench.vars.num_elements(),
-        device: args.device.to_string(),
-        threads: candle_core::utils::get_num_threads(),
-        profile: PROFILE,
-        steps,
-        median_ms: times.median(),
-        p10_ms: times.quantile(0.1),
-        p90_ms: times.quantile(0.9),
-        images_per_s: f64::from(args.batch) / times.median() * 1e3,
-        peak_rss_mb: peak_rss_mb(),
+    let timed = Timed::new(bench.vars.num_elements(), args.device, ms)?;
+    let images_per_s = timed.per_second(f64::from(args.batch));
+    let row = Row { bench: "vqvae", loss, images_per_s, timed };
+    let line = || {
+        let loss = if loss == Loss::Ce { "cross-entropy" } else { "squared error" };
+        format!("{loss}, {}", row.timed.line(&format!("{images_per_s:.1} images a second")))
     };
-    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { row.line() })?)
+    Ok(print_line(&if args.json { serde_json::to_string(&row)? } else { line() })?)
 }
 
 impl Args {
@@ -194,20 +176,6 @@ impl Args {
             },
             ..VqVaeConfig::default()
         }
-    }
-}
-
-impl Row {
-    fn line(&self) -> String {
-        let Self { loss, params, median_ms, p10_ms, p90_ms, images_per_s, .. } = self;
-        let params = *params as f64 / 1e6;
-        let loss = if *loss == Loss::Ce { "cross-entropy" } else { "squared error" };
-        let peak = self.peak_rss_mb.map_or(String::new(), |mb| format!(", peak {mb} MB"));
-        format!(
-            "{loss}, {params:.2} M parameters, {} threads on {}: {median_ms:.1} ms a step ({p10_ms:.1} to {p90_ms:.1}), \
-             {images_per_s:.1} images a second{peak}",
-            self.threads, self.device
-        )
     }
 }
 
