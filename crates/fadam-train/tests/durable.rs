@@ -20,45 +20,50 @@ fn half_a_run() -> tempfile::TempDir {
     folder
 }
 
-/// Ways for a file to be damaged.
-fn damages(whole: &[u8]) -> Vec<Vec<u8>> {
-    let mut flipped = whole.to_vec();
-    *flipped.last_mut().unwrap() ^= 1; // a weight's lowest bit: a form check finds nothing wrong with it
-    vec![Vec::new(), whole[..whole.len() - 1].to_vec(), flipped, [whole, b" "].concat()]
+/// Ways for a file to be damaged: gone, cut short, a flipped bit (which no look at its form shows), more at its end.
+const DAMAGES: [&str; 4] = ["removed", "cut", "flipped", "longer"];
+
+fn damage(path: &Path, how: &str) {
+    let mut bytes = fs::read(path).unwrap();
+    match how {
+        "cut" => bytes.truncate(bytes.len() / 2),
+        "flipped" => *bytes.last_mut().unwrap() ^= 1,
+        "longer" => bytes.push(b' '),
+        _ => return fs::remove_file(path).unwrap(),
+    }
+    fs::write(path, bytes).unwrap();
 }
 
 #[test]
 fn a_damaged_checkpoint_is_passed_over_for_the_one_before_whatever_is_wrong_with_it() {
     let reference = tempfile::tempdir().unwrap();
     train(reference.path(), false, None).unwrap();
-    for file in ["model.safetensors", "optimizer.safetensors", "state.json", "SHA256SUMS"] {
-        let damages = damages(&fs::read(checkpoint(half_a_run().path(), 20).join(file)).unwrap());
-        for (i, bytes) in damages.into_iter().enumerate() {
-            // More after a list of sums than the sums changes none of them.
-            if file == "SHA256SUMS" && i >= 2 {
-                continue;
-            }
-            let folder = half_a_run();
-            let path = checkpoint(folder.path(), 20).join(file);
-            fs::write(&path, &bytes).unwrap();
-            let found = last_whole(&folder.path().join("checkpoints")).unwrap().unwrap();
-            assert_eq!(found.path, checkpoint(folder.path(), 15));
-            assert_eq!(found.damaged, [checkpoint(folder.path(), 20)]);
-            let [note] = &found.notes[..] else { panic!("{:?}", found.notes) };
-            for part in [path.to_str().unwrap(), "is damaged", "step-00000015 is used"] {
-                assert!(note.contains(part), "{part} is not in {note}");
-            }
-            let read = SavedRun::open(folder.path(), None).unwrap();
-            assert_eq!(read.checkpoint(), checkpoint(folder.path(), 15));
-            let refused = SavedRun::of_checkpoint(&checkpoint(folder.path(), 20)).unwrap_err();
-            assert!(refused.to_string().contains("is damaged"), "{refused}");
-
-            train(folder.path(), true, None).unwrap();
-            assert_same_run(reference.path(), folder.path(), 40);
-            // It is out of the way, and still there for a person.
-            let aside = checkpoint(folder.path(), 20).with_extension("damaged");
-            assert_eq!(fs::read(aside.join(file)).unwrap(), bytes);
+    let of_file = |file: &'static str| DAMAGES.map(|how| (file, how)).to_vec();
+    let cases = ["model.safetensors", "optimizer.safetensors", "state.json"].map(of_file).concat();
+    for (file, how) in [cases, vec![("SHA256SUMS", "cut")]].concat() {
+        let folder = half_a_run();
+        let path = checkpoint(folder.path(), 20).join(file);
+        damage(&path, how);
+        let bytes = fs::read(&path).ok();
+        let found = last_whole(&folder.path().join("checkpoints")).unwrap().unwrap();
+        assert_eq!(found.path, checkpoint(folder.path(), 15), "{file} {how}");
+        assert_eq!(found.damaged, [checkpoint(folder.path(), 20)]);
+        let [note] = &found.notes[..] else { panic!("{:?}", found.notes) };
+        let reason = if how == "removed" { "cannot be read" } else { "is damaged" };
+        for part in [path.to_str().unwrap(), reason, "step-00000015 is used"] {
+            assert!(note.contains(part), "{part} is not in {note}");
         }
+        let read = SavedRun::open(folder.path(), None).unwrap();
+        assert_eq!(read.checkpoint(), checkpoint(folder.path(), 15));
+        let refused = SavedRun::open(folder.path(), Some(&checkpoint(folder.path(), 20)));
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains(if file == "state.json" { "state.json" } else { reason }), "{refused}");
+
+        train(folder.path(), true, None).unwrap();
+        assert_same_run(reference.path(), folder.path(), 40);
+        // It is out of the way, and still there for a person.
+        let aside = checkpoint(folder.path(), 20).with_extension("damaged");
+        assert_eq!(fs::read(aside.join(file)).ok(), bytes);
     }
 }
 
@@ -127,7 +132,7 @@ fn the_best_checkpoint_stays_beside_the_last() {
         let common = ["checkpoint.every=5", "train.eval_every=5", "checkpoint.keep=2"];
         // So high a learning rate that the loss goes up again.
         let config =
-            config(&[&common, &["optimizer.lr=3.0", "schedule.warmup=40"], overrides].concat());
+            config(&[&common[..], &["optimizer.lr=3.0", "schedule.warmup=40"], overrides].concat());
         train_with(&config, folder.path(), false, None, Faults::default()).unwrap();
         folder
     };
