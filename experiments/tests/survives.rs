@@ -22,7 +22,7 @@ const OFTEN: [&str; 8] = [
     "--set",
     "checkpoint.every=2",
     "--set",
-    "train.steps=600",
+    "train.steps=150",
     "--set",
     "train.eval_every=50",
 ];
@@ -91,15 +91,15 @@ fn assert_all_whole(run: &Path) {
         assert!(check.status.success(), "{}: {}", path.display(), string(&check.stderr));
     }
     let found = last_whole(&run.join("checkpoints")).unwrap();
-    assert_eq!(found.as_ref().map(|found| &found.damaged), named.iter().max().map(|_| &Vec::new()));
+    assert!(found.as_ref().is_none_or(|found| found.damaged.is_empty()), "{found:?}");
     assert_eq!(found.map(|found| found.path), named.into_iter().max());
 }
 
 /// Whether two runs ended in the same weights, optimizer state, metrics, and state but for its times.
 fn assert_same_end(whole: &Path, other: &Path) {
-    assert_same_run(whole, other, "step-00000600");
+    assert_same_run(whole, other, "step-00000150");
     let state = |run: &Path| {
-        let mut state = json(&run.join("checkpoints/step-00000600/state.json"));
+        let mut state = json(&run.join("checkpoints/step-00000150/state.json"));
         state.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_secs"));
         state
     };

@@ -107,7 +107,7 @@ fn the_first_step_too_leaves_a_state_to_go_on_from() {
     assert_same_run(&whole, &failed, 40);
 }
 
-/// So high a learning rate that weights run beyond 8, where the loss is NaN.
+/// So high a learning rate that weights run beyond 4, where the loss is NaN.
 fn too_fast(more: &[&str]) -> fadam_train::config::RunConfig<common::Toy> {
     let fast = [
         "optimizer.lr=8.0",
@@ -119,7 +119,7 @@ fn too_fast(more: &[&str]) -> fadam_train::config::RunConfig<common::Toy> {
 }
 
 fn beyond() -> Faults {
-    Faults { nan_beyond: Some(8.0), ..Faults::default() }
+    Faults { nan_beyond: Some(4.0), ..Faults::default() }
 }
 
 #[test]

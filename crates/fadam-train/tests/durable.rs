@@ -57,7 +57,10 @@ fn a_damaged_checkpoint_is_passed_over_for_the_one_before_whatever_is_wrong_with
         assert_eq!(read.checkpoint(), checkpoint(folder.path(), 15));
         let refused = SavedRun::open(folder.path(), Some(&checkpoint(folder.path(), 20)));
         let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains(if file == "state.json" { "state.json" } else { reason }), "{refused}");
+        assert!(
+            refused.contains(if file == "state.json" { "state.json" } else { reason }),
+            "{refused}"
+        );
 
         train(folder.path(), true, None).unwrap();
         assert_same_run(reference.path(), folder.path(), 40);

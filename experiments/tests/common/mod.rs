@@ -291,8 +291,7 @@ pub fn assert_same_run(a: &Path, b: &Path, step: &str) {
 /// Writes `SHA256SUMS` of a checkpoint anew, after a test has changed a file on purpose.
 pub fn sum_again(checkpoint: &Path) {
     let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
-    let sums =
-        Command::new("sha256sum").args(files).current_dir(checkpoint).output().unwrap();
+    let sums = Command::new("sha256sum").args(files).current_dir(checkpoint).output().unwrap();
     assert!(sums.status.success());
     fs::write(checkpoint.join("SHA256SUMS"), sums.stdout).unwrap();
 }

@@ -32,21 +32,27 @@ impl<T: Task> Trainer<T> {
         // The folder may be what failed (no space left): the error itself is what must be reported.
         self.record_divergence(&error);
         let _unwritable = self.summarize(Err(&crate::describe(&error)));
-        let last = checkpoint::latest(&self.folder.checkpoints()).ok().flatten();
-        let place = match last {
-            _ if self.lock.check().is_err() => "its checkpoints went with the folder".to_owned(),
+        let place = self.way_on(&error);
+        let step = self.state.step;
+        let when =
+            if self.stepping { format!("step {}", step + 1) } else { format!("after step {step}") };
+        error.context(format!("{when} ({place})"))
+    }
+
+    /// Where the run can be continued after an error.
+    fn way_on(&self, error: &anyhow::Error) -> String {
+        if let Err(gone) = self.lock.check() {
+            return gone.to_string();
+        }
+        match checkpoint::latest(&self.folder.checkpoints()).ok().flatten() {
             Some(path) => format!(
                 "the last checkpoint is {}; continue with: {} --out {} --resume{}",
                 path.display(),
                 self.state.experiment,
                 self.folder.path().display(),
-                self.way_past(&error)
+                self.way_past(error)
             ),
             None => "no checkpoint was written yet".to_owned(),
-        };
-        let step = self.state.step;
-        let when =
-            if self.stepping { format!("step {}", step + 1) } else { format!("after step {step}") };
-        error.context(format!("{when} ({place})"))
+        }
     }
 }
