@@ -21,7 +21,7 @@ use fadam_core::{AnyOptimizer, NamedVars};
 use serde_json::Value;
 
 pub use self::kept::{LastWhole, best, last_whole, latest};
-pub(crate) use self::kept::{any, set_aside};
+pub(crate) use self::kept::{any, remove_unless_only, set_aside};
 use crate::config::CheckpointConfig;
 use crate::state::{FORMATS, TrainState};
 use crate::weights::{Dtypes, Weights};

@@ -114,6 +114,7 @@ fn too_fast(more: &[&str]) -> fadam_train::config::RunConfig<common::Toy> {
         "optimizer.clip=off",
         "train.on_divergence=back",
         "checkpoint.every=3",
+        "checkpoint.keep=4",
     ];
     config(&[&fast[..], more].concat())
 }

@@ -126,11 +126,26 @@ pub(super) fn prune(folder: &Path, config: &CheckpointConfig) -> anyhow::Result<
     let old = checkpoints.len().saturating_sub(config.keep);
     for (_, path) in &checkpoints[..old] {
         if best.as_ref() != Some(path) {
-            // Renamed first: a kill amid the removal must not leave what looks like a damaged checkpoint.
-            fs::rename(path, path.with_extension("old.tmp"))?;
+            remove(path)?;
         }
     }
     Ok(atomic::remove_left_aside(folder)?)
+}
+
+/// Removes the checkpoint of a step if there is one, and others.
+pub(crate) fn remove_unless_only(folder: &Path, step: u64) -> std::io::Result<()> {
+    let checkpoints = list(folder)?;
+    match checkpoints.iter().find(|(of, _)| *of == step) {
+        Some((_, path)) if checkpoints.len() > 1 => remove(path),
+        _ => Ok(()),
+    }
+}
+
+/// Renamed first: a kill amid the removal must not leave what looks like a damaged checkpoint.
+fn remove(path: &Path) -> std::io::Result<()> {
+    let going = path.with_extension("old.tmp");
+    fs::rename(path, &going)?;
+    fs::remove_dir_all(&going)
 }
 
 /// Renames damaged checkpoints to `<name>.damaged`, where nothing looks for them, but a person can.

@@ -79,7 +79,7 @@ impl<T: Task> Trainer<T> {
         if path.exists() { Ok(()) } else { self.save() }
     }
 
-    /// Goes back to the last whole checkpoint, with a lower learning rate. What is counted here is counted from the
+    /// Goes back to the last whole checkpoint before this state, with a lower learning rate. What is counted here is counted from the
     /// state in memory, not that of the checkpoint: a run that is killed before the next one comes the same way again.
     pub(super) fn go_back(&mut self, error: anyhow::Error) -> anyhow::Result<()> {
         let (before, limit) = (self.state.stability.went_back, self.train.divergence_limit);
@@ -88,6 +88,9 @@ impl<T: Task> Trainer<T> {
             return Err(error.context(message));
         }
         let folder = self.folder.checkpoints();
+        // A checkpoint of this very state is no help: the same batch would not be finite again, whatever the
+        // learning rate.
+        checkpoint::remove_unless_only(&folder, self.state.step)?;
         let last =
             checkpoint::last_whole(&folder)?.context("there is no checkpoint to go back to")?;
         for note in &last.notes {
