@@ -94,7 +94,14 @@ fn what_cannot_be_evaluated_or_exported() {
             let path = bench.path(LAST).join(file);
             let whole = fs::read(&path).unwrap();
             fs::write(&path, &whole[..whole.len() / 2]).unwrap();
-            refuses(&["--out", "run"], &[LAST, file]);
+            refuses(&["--checkpoint", LAST], &[LAST, file, "is damaged"]);
+            // Unless it is asked for, the one before is used.
+            let before = bench.run(&["--eval-only", "--json", "--out", "run"]);
+            let (numbers, note) = (string(&before.stdout), string(&before.stderr));
+            assert!(before.status.success() && numbers.starts_with("{\"step\":20,"), "{note}");
+            for part in ["note: checkpoint ", LAST, file, "step-00000020 is used"] {
+                assert!(note.contains(part), "{part} is not in {note}");
+            }
             fs::write(&path, whole).unwrap();
         }
     }

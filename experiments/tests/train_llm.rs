@@ -8,7 +8,7 @@ mod stream;
 use std::fs;
 use std::process::Command;
 
-use common::{Bench, SMALL, assert_same_run, json, metrics, string, tensors};
+use common::{Bench, SMALL, assert_same_run, json, metrics, string, sum_again, tensors};
 
 #[test]
 fn a_run_and_what_it_leaves() {
@@ -255,9 +255,13 @@ fn bad_checkpoints() {
     bench.train(&["--out", "other", "--steps", "10", "--quiet", "--set", "model.d_ff=64"]);
     let own = fs::read(folder.join("model.safetensors")).unwrap();
     let other = bench.path("other/checkpoints/step-00000010/model.safetensors");
+    let sums = fs::read(folder.join("SHA256SUMS")).unwrap();
     fs::copy(other, folder.join("model.safetensors")).unwrap();
+    bench.refuses(&resume, &["model.safetensors", "is damaged"]);
+    sum_again(&folder);
     bench.refuses(&resume, &["model.safetensors", "blocks.0.down.weight"]);
     fs::write(folder.join("model.safetensors"), own).unwrap();
+    fs::write(folder.join("SHA256SUMS"), sums).unwrap();
     // Other text: the place in it means nothing.
     fs::write(bench.path("text/99.txt"), "four score and seven years ago ".repeat(50)).unwrap();
     bench.refuses(&resume, &["training tokens"]);

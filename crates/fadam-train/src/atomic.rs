@@ -21,7 +21,32 @@ pub fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     write_synced(&aside, contents)
         .and_then(|()| fs::rename(&aside, path))
         .and_then(|()| sync_folder(path.parent().unwrap_or(Path::new("."))))
+        .inspect_err(|_| {
+            // The first error is the one to report; half a file only takes the space that is missing.
+            let _gone = fs::remove_file(&aside);
+        })
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes what killed processes left aside in a folder that nobody else writes to.
+pub(crate) fn remove_left_aside(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if !is_aside(&path) {
+            continue;
+        }
+        if path.is_dir() {
+            fs::remove_dir_all(&path)?;
+        } else {
+            fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a name is that of something not finished: `*.tmp`, or fadam-data's `*.partial`.
+pub(crate) fn is_aside(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "tmp" || extension == "partial")
 }
 
 /// Makes the folder `path` with what `fill` writes into it: aside, as `.<name>.<process>.tmp`, then
@@ -97,6 +122,26 @@ mod tests {
         write(&path, b"new").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        // Nor when it cannot be put in its place.
+        fs::create_dir(folder.path().join("taken")).unwrap();
+        write(&folder.path().join("taken"), b"new").unwrap_err();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_was_left_aside_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        for name in ["metrics.jsonl", "metrics.jsonl.tmp", "tokenizer.json.partial"] {
+            fs::write(path(name), "").unwrap();
+        }
+        fs::create_dir_all(path("step-00000005.tmp/below")).unwrap();
+        fs::create_dir_all(path("step-00000004")).unwrap();
+        remove_left_aside(folder.path()).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        left.sort();
+        assert_eq!(left, [path("metrics.jsonl"), path("step-00000004")]);
     }
 
     #[test]

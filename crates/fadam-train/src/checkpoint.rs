@@ -1,10 +1,15 @@
-//! Checkpoints: `checkpoints/step-00000500/`, written aside, synced, renamed; the last K are kept.
+//! Checkpoints: `checkpoints/step-00000500/`, written aside, synced, renamed; the last K and the best are kept.
 //!
 //! ```text
 //! model.safetensors       parameters and buffers by name
 //! optimizer.safetensors   state of the optimizer
 //! state.json              step, counters, cursor of the task: see `TrainState`
+//! SHA256SUMS              what these three have to be: see `checksums`
 //! ```
+//!
+//! Which of them a run goes on from is decided in `kept`.
+
+mod kept;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -15,9 +20,12 @@ use candle_core::Tensor;
 use fadam_core::{AnyOptimizer, NamedVars};
 use serde_json::Value;
 
-use crate::state::{FORMAT, TrainState};
+pub use self::kept::{LastWhole, best, last_whole, latest};
+pub(crate) use self::kept::{any, remove_unless_only, set_aside};
+use crate::config::CheckpointConfig;
+use crate::state::{FORMATS, TrainState};
 use crate::weights::{Dtypes, Weights};
-use crate::{Error, atomic};
+use crate::{Error, atomic, checksums};
 
 /// The folder of the checkpoints, in the run folder.
 pub(crate) const FOLDER: &str = "checkpoints";
@@ -31,21 +39,34 @@ pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 /// Everything else, in a checkpoint's folder.
 pub const STATE_FILE: &str = "state.json";
 
-/// Writes a checkpoint of `state.step` into `folder` and removes all but the last `keep`.
+/// The files that are checked.
+const FILES: [&str; 3] = [MODEL_FILE, OPTIMIZER_FILE, STATE_FILE];
+
+/// The folder of the checkpoint of a step.
+pub(crate) fn path_of(folder: &Path, step: u64) -> PathBuf {
+    folder.join(format!("step-{step:08}"))
+}
+
+/// Writes a checkpoint of `state.step` into `folder` and removes those that are not to be kept. On an error
+/// the others are as they were.
 pub(crate) fn save(
     folder: &Path,
-    keep: usize,
+    config: &CheckpointConfig,
     model: &NamedVars,
     optimizer: &AnyOptimizer,
     state: &TrainState,
 ) -> anyhow::Result<PathBuf> {
-    let path = folder.join(format!("step-{:08}", state.step));
+    let path = path_of(folder, state.step);
     let aside = path.with_extension("tmp");
     write_aside(&aside, model, optimizer, state)
         .and_then(|()| Ok(fs::rename(&aside, &path)?))
         .and_then(|()| Ok(atomic::sync_folder(folder)?))
+        .inspect_err(|_| {
+            // The first error is the one to report; half a checkpoint only takes the space that is missing.
+            let _gone = fs::remove_dir_all(&aside);
+        })
         .with_context(|| format!("cannot write checkpoint {}", path.display()))?;
-    prune(folder, keep).with_context(|| format!("cannot tidy {}", folder.display()))?;
+    kept::prune(folder, config).with_context(|| format!("cannot tidy {}", folder.display()))?;
     Ok(path)
 }
 
@@ -58,7 +79,7 @@ fn write_aside(
     if aside.exists() {
         fs::remove_dir_all(aside)?; // of a run that was killed while it wrote
     }
-    fs::create_dir_all(aside)?;
+    fs::create_dir(aside)?; // never the folders above: a run folder that is gone stays gone
     let tensors: BTreeMap<&str, &Tensor> =
         model.iter().map(|(name, var)| (name, var.as_tensor())).collect();
     let model_path = aside.join(MODEL_FILE);
@@ -67,51 +88,8 @@ fn write_aside(
     optimizer.save(aside.join(OPTIMIZER_FILE))?; // syncs by itself
     let json = serde_json::to_string_pretty(state)?;
     atomic::write_synced(&aside.join(STATE_FILE), json.as_bytes())?;
+    checksums::write(aside, &FILES)?;
     Ok(atomic::sync_folder(aside)?)
-}
-
-/// Removes all but the last `keep` checkpoints, and what killed runs left aside.
-fn prune(folder: &Path, keep: usize) -> anyhow::Result<()> {
-    let checkpoints = list(folder)?;
-    let old = checkpoints.len().saturating_sub(keep);
-    for (_, path) in &checkpoints[..old] {
-        fs::remove_dir_all(path)?;
-    }
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.is_dir() && path.extension().is_some_and(|extension| extension == "tmp") {
-            fs::remove_dir_all(path)?;
-        }
-    }
-    Ok(())
-}
-
-/// The last checkpoint in `folder`, if there is one.
-///
-/// # Errors
-///
-/// [`Error::Checkpoint`] when the folder exists and cannot be read.
-pub fn latest(folder: &Path) -> Result<Option<PathBuf>, Error> {
-    if !folder.exists() {
-        return Ok(None);
-    }
-    let checkpoints = list(folder).map_err(|err| Error::checkpoint(folder, err.to_string()))?;
-    Ok(checkpoints.into_iter().next_back().map(|(_, path)| path))
-}
-
-/// Step and path of every whole checkpoint, by step.
-fn list(folder: &Path) -> std::io::Result<Vec<(u64, PathBuf)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let step = name.to_str().and_then(|n| n.strip_prefix("step-")).and_then(|n| n.parse().ok());
-        if let Some(step) = step {
-            found.push((step, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// Refuses a folder that is no checkpoint.
@@ -120,6 +98,12 @@ pub(crate) fn check_is_one(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::checkpoint(path, format!("holds no {STATE_FILE}: it is not a checkpoint")))
+}
+
+/// Refuses a checkpoint that is damaged, or none.
+pub(crate) fn check_is_whole(path: &Path) -> Result<(), Error> {
+    check_is_one(path)?;
+    kept::check(path).map(|_has_sums| ())
 }
 
 /// The run folder that a checkpoint lies in.
@@ -145,12 +129,10 @@ pub(crate) fn load(
         fadam_core::Error::StateFile { reason, .. } => Error::checkpoint(&path, reason),
         other => Error::checkpoint(&path, other.to_string()),
     })?;
-    if optimizer.steps() != state.step {
-        let message = format!(
-            "it is of step {}, {STATE_FILE} beside it of step {}",
-            optimizer.steps(),
-            state.step
-        );
+    let taken = optimizer.steps() + state.stability.skipped;
+    if taken != state.step {
+        let message =
+            format!("it is of step {taken}, {STATE_FILE} beside it of step {}", state.step);
         return Err(Error::checkpoint(&path, message));
     }
     store_model(checkpoint, weights)?;
@@ -191,12 +173,13 @@ fn store_model(checkpoint: &Path, weights: Weights<'_>) -> Result<(), Error> {
 pub(crate) fn read_state(checkpoint: &Path, experiment: &str) -> Result<TrainState, Error> {
     let path = checkpoint.join(STATE_FILE);
     let failed = |message: String| Error::checkpoint(&path, message);
-    let text = fs::read_to_string(&path).map_err(|err| failed(format!("cannot be read: {err}")))?;
-    let json: Value =
-        serde_json::from_str(&text).map_err(|err| failed(format!("is not whole JSON: {err}")))?;
+    let json = read_json(&path)?;
     let format = &json["format"];
-    if *format != FORMAT {
-        return Err(failed(format!("has format {format}; this program reads format {FORMAT}")));
+    if !FORMATS.iter().any(|known| format == known) {
+        let [.., newest] = FORMATS;
+        return Err(failed(format!(
+            "has format {format}; this program reads up to format {newest}"
+        )));
     }
     let state: TrainState =
         serde_json::from_value(json).map_err(|err| failed(format!("is damaged: {err}")))?;
@@ -204,4 +187,10 @@ pub(crate) fn read_state(checkpoint: &Path, experiment: &str) -> Result<TrainSta
         return Err(failed(format!("is of {}, this program is {experiment}", state.experiment)));
     }
     Ok(state)
+}
+
+fn read_json(path: &Path) -> Result<Value, Error> {
+    let failed = |message: String| Error::checkpoint(path, message);
+    let text = fs::read_to_string(path).map_err(|err| failed(format!("cannot be read: {err}")))?;
+    serde_json::from_str(&text).map_err(|err| failed(format!("is not whole JSON: {err}")))
 }

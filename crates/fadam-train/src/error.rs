@@ -73,14 +73,6 @@ impl Error {
     }
 }
 
-/// A training loss that is NaN or infinite: the run diverged.
-#[derive(Debug, thiserror::Error)]
-#[error("the loss of step {step} is {loss}")]
-pub(crate) struct NonFiniteLoss {
-    pub(crate) step: u64,
-    pub(crate) loss: f64,
-}
-
 /// Marks another crate's error as bad input, so that the program exits with code 2.
 ///
 /// ```

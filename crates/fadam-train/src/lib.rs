@@ -40,9 +40,14 @@
 //! # What is the same in two runs
 //!
 //! The same configuration on the same machine gives the same weights, optimizer state and
-//! `metrics.jsonl` to the last bit, whether or not the run was stopped and resumed in between. Only
-//! measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s`, `data_…` and
-//! `peak_rss_mb` in `summary.json`; `train_secs` and `wall_secs` in `state.json`.
+//! `metrics.jsonl` to the last bit, whether or not the run was stopped, or killed at any moment, and resumed in
+//! between. Only measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s`, `phase_s`,
+//! `data_…` and `peak_rss_mb` in `summary.json`; `train_secs`, `wall_secs` and `phase_secs` in `state.json`.
+//!
+//! # What can go wrong
+//!
+//! [`checkpoint`] says how a checkpoint is whole or absent, [`checkpoint::last_whole`] which one a run goes on from. One
+//! process trains in a run folder at a time. [`config::OnDivergence`] is what follows a step that is not finite.
 //!
 //! # Exit codes
 //!
@@ -51,19 +56,25 @@
 
 mod atomic;
 pub mod checkpoint;
+mod checksums;
 mod cli;
 pub mod config;
 mod device;
+mod divergence;
 mod error;
 mod eval_only;
+mod gradients;
 mod interrupt;
+mod lock;
 mod metrics;
 mod options;
+mod phases;
 mod plot;
 mod progress;
 mod run_folder;
 mod runtime;
 mod saved_run;
+mod stability;
 mod state;
 mod summary;
 pub mod sweep;

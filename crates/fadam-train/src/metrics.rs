@@ -5,8 +5,9 @@
 //! {"step":10,"split":"train","loss":7.1,"lr":0.001,"tokens":20480,"tokens_per_s":4812.3}
 //! ```
 //!
-//! A training line's `loss` is the mean over the steps since the line before. NaN and infinity are
-//! null. Rates (`…_per_s`) are measured, so two runs that agree bit for bit differ in them alone.
+//! A training line's `loss` is the mean over the steps since the line before; `loss_median`, `loss_excess`,
+//! `spikes` and `skipped` are explained in `stability.rs`. A line with `"split":"divergence"` is of a step that was
+//! not finite: `divergence.rs`. NaN and infinity are null. Rates (`…_per_s`) are measured, so two runs that agree bit for bit differ in them alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -77,8 +78,11 @@ impl Curves {
     /// Adds a point; what is not finite cannot be drawn.
     fn add(&mut self, split: &str, step: u64, loss: f64) {
         if loss.is_finite() {
-            let curve = if split == "eval" { &mut self.eval } else { &mut self.train };
-            curve.push((step, loss));
+            match split {
+                "eval" => self.eval.push((step, loss)),
+                "train" => self.train.push((step, loss)),
+                _ => {}
+            }
         }
     }
 
@@ -193,12 +197,15 @@ mod tests {
         log.write(0, "eval", 2.5, [("bits".to_owned(), f64::NAN.into())]).unwrap();
         log.write(1, "train", 2.25, [("lr".to_owned(), 0.5.into())]).unwrap();
         log.write(2, "train", f64::INFINITY, []).unwrap();
+        log.write(2, "divergence", 7.0, []).unwrap();
+        assert_eq!((log.curves().eval.len(), log.curves().train.len()), (1, 1));
         let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         assert_eq!(
             text,
             "{\"step\":0,\"split\":\"eval\",\"loss\":2.5,\"bits\":null}\n\
              {\"step\":1,\"split\":\"train\",\"loss\":2.25,\"lr\":0.5}\n\
-             {\"step\":2,\"split\":\"train\",\"loss\":null}\n"
+             {\"step\":2,\"split\":\"train\",\"loss\":null}\n\
+             {\"step\":2,\"split\":\"divergence\",\"loss\":7.0}\n"
         );
 
         let mut log = MetricsLog::open(folder.path(), 2).unwrap();

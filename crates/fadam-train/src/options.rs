@@ -1,6 +1,7 @@
 //! How a run is started, and how it ended.
 
 use crate::config::Experiment;
+use crate::lock;
 use crate::{CommonArgs, Error, Interrupt, RunFolder};
 
 /// What a [`Trainer`](crate::Trainer) needs beside task and configuration.
@@ -51,6 +52,9 @@ impl CommonArgs {
     /// already handles Ctrl-C.
     pub fn run_options<E: Experiment>(&self) -> Result<RunOptions, Error> {
         let folder = self.run_folder(E::NAME)?;
+        if self.resume {
+            lock::refuse_if_taken(folder.path())?;
+        }
         let interrupt = Interrupt::on_signals()
             .map_err(|err| Error::argument("Ctrl-C handler", err.to_string()))?;
         if self.until_closed {

@@ -5,7 +5,8 @@
 //! metrics.jsonl    one object a line
 //! summary.json     how the run ended
 //! loss.svg         the loss curve
-//! checkpoints/     step-00000500/{model.safetensors, optimizer.safetensors, state.json}
+//! checkpoints/     step-00000500/{model.safetensors, optimizer.safetensors, state.json, SHA256SUMS}
+//! lock             while a process trains here
 //! ```
 
 use std::fs;
@@ -14,48 +15,72 @@ use std::path::{Path, PathBuf};
 use toml::{Table, Value};
 
 use crate::config::{Experiment, RunConfig};
+use crate::lock::{self, RunLock};
 use crate::{Error, atomic, checkpoint};
 
 pub(crate) const CONFIG_FILE: &str = "config.toml";
 
-/// Keys that change how a run is watched, and not a single weight: a resumed run may differ in them.
-const NEUTRAL_KEYS: [&str; 4] =
-    ["train.log_every", "train.eval_every", "checkpoint.every", "checkpoint.keep"];
+/// Keys that change how a run is watched, or what it does where it would end otherwise, and not a single weight until then: a
+/// resumed run may differ in them.
+const NEUTRAL_KEYS: [&str; 8] = [
+    "train.log_every",
+    "train.eval_every",
+    "train.on_divergence",
+    "train.divergence_limit",
+    "train.divergence_lr_factor",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "checkpoint.keep_best",
+];
 
 /// A run folder that was checked and can be used. Nothing is written before training starts, so that
 /// a run that fails early (no such corpus) does not leave a folder that blocks the next try.
 #[derive(Debug, Clone)]
 pub struct RunFolder {
     path: PathBuf,
-    resume: bool,
+    holds: Holds,
+}
+
+/// What is in a run folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    /// Nothing, or what a run left that was killed before it wrote its configuration.
+    Nothing,
+    /// A run without a checkpoint: killed before it wrote its first. It is begun again.
+    Beginning,
+    /// A run with a checkpoint.
+    Checkpoint,
 }
 
 impl RunFolder {
-    /// A folder for a new run: one that is empty, or does not exist yet.
+    /// A folder for a new run: one that is empty, or does not exist yet. What a run left that was killed before it
+    /// wrote anything does not matter.
     ///
     /// # Errors
     ///
-    /// [`Error::RunFolder`] when it is not empty, is a file, or is below a file.
+    /// [`Error::RunFolder`] when another process trains in it, or it is not empty, is a file, or is below a file.
     pub fn new_run(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         check_is_folder(&path)?;
         if path.exists() {
-            let mut entries = fs::read_dir(&path)
+            lock::refuse_if_taken(&path)?;
+            let unused = is_unused(&path)
                 .map_err(|err| Error::run_folder(&path, format!("cannot be read: {err}")))?;
-            if entries.next().is_some() {
+            if !unused {
                 let message =
                     "is not empty: continue that run with --resume, or give another --out";
                 return Err(Error::run_folder(&path, message));
             }
         }
-        Ok(Self { path, resume: false })
+        Ok(Self { path, holds: Holds::Nothing })
     }
 
-    /// The folder of a run to continue, or to read.
+    /// The folder of a run to continue, or to read. One that was killed before its first checkpoint is begun again when
+    /// it is continued.
     ///
     /// # Errors
     ///
-    /// [`Error::RunFolder`] when there is no such folder, or no configuration or checkpoint in it.
+    /// [`Error::RunFolder`] when there is no such folder, or no configuration in it.
     pub fn to_resume(path: impl Into<PathBuf>) -> Result<Self, Error> {
         let path = path.into();
         check_is_folder(&path)?;
@@ -69,11 +94,9 @@ impl RunFolder {
             let message = format!("holds no {CONFIG_FILE}: it is not the folder of a run");
             return Err(Error::run_folder(&path, message));
         }
-        if checkpoint::latest(&path.join(checkpoint::FOLDER))?.is_none() {
-            let message = "holds no checkpoint: a run writes one whenever it ends";
-            return Err(Error::run_folder(&path, message));
-        }
-        Ok(Self { path, resume: true })
+        let begun = checkpoint::any(&path.join(checkpoint::FOLDER))?;
+        let holds = if begun { Holds::Checkpoint } else { Holds::Beginning };
+        Ok(Self { path, holds })
     }
 
     /// Where it is.
@@ -81,9 +104,9 @@ impl RunFolder {
         &self.path
     }
 
-    /// Whether a run is continued.
+    /// Whether a run is continued from a checkpoint.
     pub fn is_resumed(&self) -> bool {
-        self.resume
+        self.holds == Holds::Checkpoint
     }
 
     pub(crate) fn checkpoints(&self) -> PathBuf {
@@ -103,11 +126,35 @@ impl RunFolder {
         self.check_same(&stored, &config.to_toml(), free)
     }
 
-    /// Makes the folder of a new run.
-    pub(crate) fn create(&self) -> Result<(), Error> {
-        Self::new_run(&self.path)?; // again: another run may have been faster
-        fs::create_dir_all(self.checkpoints())
-            .map_err(|err| Error::run_folder(&self.path, format!("cannot be made: {err}")))
+    /// Takes the folder for this process: makes it if it is new, refuses it if its run is of another configuration or
+    /// another process trains in it, and removes what killed processes left half-written.
+    pub(crate) fn claim<E: Experiment>(&self, config: &RunConfig<E>) -> Result<RunLock, Error> {
+        if self.holds != Holds::Nothing {
+            self.check_config(config, &[])?;
+        }
+        let unusable = |err| Error::run_folder(&self.path, format!("cannot be made: {err}"));
+        fs::create_dir_all(self.checkpoints()).map_err(unusable)?;
+        let lock = RunLock::take(&self.path)?;
+        // Another process may have been faster, and be done with it.
+        let still = match self.holds {
+            Holds::Nothing => is_unused(&self.path).map_err(unusable)?,
+            Holds::Beginning => !checkpoint::any(&self.checkpoints())?,
+            Holds::Checkpoint => checkpoint::any(&self.checkpoints())?,
+        };
+        if !still {
+            let message = "was changed by another process while this one started: start again";
+            return Err(Error::run_folder(&self.path, message));
+        }
+        for folder in [&self.path, &self.checkpoints()] {
+            atomic::remove_left_aside(folder)
+                .and_then(|()| atomic::sync_folder(folder))
+                .map_err(|err| Error::run_folder(folder, format!("cannot be tidied: {err}")))?;
+        }
+        if self.holds == Holds::Beginning {
+            let path = self.path.display();
+            eprintln!("note: run folder {path} holds no checkpoint yet: its run begins again");
+        }
+        Ok(lock)
     }
 
     /// Stores the resolved configuration.
@@ -132,6 +179,22 @@ impl RunFolder {
         );
         Err(Error::run_folder(&self.path, message))
     }
+}
+
+/// Whether there is nothing in a folder but what a run leaves that was killed before it wrote anything.
+fn is_unused(path: &Path) -> std::io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let unused = match path.file_name().and_then(|name| name.to_str()) {
+            Some(lock::FILE) => true,
+            Some(checkpoint::FOLDER) => is_unused(&path)?,
+            _ => atomic::is_aside(&path),
+        };
+        if !unused {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A path can become a folder if the nearest thing that exists on it is one.

@@ -44,21 +44,28 @@ pub struct Standing {
 }
 
 impl SavedRun {
-    /// The run in `folder`, at `checkpoint` or else at its last one.
+    /// The run in `folder`, at `checkpoint` or else at its last one that is whole; a line on standard error says so
+    /// when a later one is damaged.
     ///
     /// # Errors
     ///
     /// [`Error::RunFolder`] when `folder` is not that of a run with a checkpoint, [`Error::Checkpoint`]
-    /// when `checkpoint` is not one.
+    /// when `checkpoint` is not one, or is damaged.
     pub fn open(folder: impl Into<PathBuf>, checkpoint: Option<&Path>) -> Result<Self, Error> {
         if let Some(checkpoint) = checkpoint {
-            checkpoint::check_is_one(checkpoint)?;
+            checkpoint::check_is_whole(checkpoint)?;
         }
         let folder = RunFolder::to_resume(folder)?;
         let checkpoint = match checkpoint {
             Some(path) => path.to_owned(),
-            None => checkpoint::latest(&folder.checkpoints())?
-                .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?,
+            None => {
+                let last = checkpoint::last_whole(&folder.checkpoints())?
+                    .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?;
+                for note in &last.notes {
+                    eprintln!("note: {note}");
+                }
+                last.path
+            }
         };
         Ok(Self { folder, checkpoint })
     }

@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::Evaluation;
+use crate::phases::PhaseSecs;
+use crate::stability::Stability;
 
-/// The version of `state.json` that is written and read.
-pub(crate) const FORMAT: u32 = 1;
+/// The versions of `state.json` that are read; the last is written. 2 has `stability` and `phase_secs`.
+pub(crate) const FORMATS: [u32; 2] = [1, 2];
 
 /// Where a run stands, beside weights and optimizer state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,12 +28,18 @@ pub(crate) struct TrainState {
     pub(crate) train_secs: f64,
     /// Seconds since the start, over all sessions.
     pub(crate) wall_secs: f64,
+    /// Where they went.
+    #[serde(default)]
+    pub(crate) phase_secs: PhaseSecs,
     /// The last evaluation.
     pub(crate) last_eval: Option<EvalRecord>,
     /// The evaluation with the lowest loss.
     pub(crate) best_eval: Option<EvalRecord>,
     /// Losses of the steps since the last training line in `metrics.jsonl`.
     pub(crate) pending_losses: Vec<f64>,
+    /// What went wrong so far, and what losses are judged by.
+    #[serde(default)]
+    pub(crate) stability: Stability,
     /// Lines of `metrics.jsonl` that belong to this state; a resumed run drops those after.
     pub(crate) metrics_lines: u64,
     /// [`Task::cursor`](crate::Task::cursor).
@@ -67,16 +75,18 @@ impl TrainState {
     /// The state before the first step.
     pub(crate) fn start(experiment: &str, seed: u64) -> Self {
         Self {
-            format: FORMAT,
+            format: FORMATS[FORMATS.len() - 1],
             experiment: experiment.to_owned(),
             step: 0,
             units: 0,
             seed,
             train_secs: 0.0,
             wall_secs: 0.0,
+            phase_secs: PhaseSecs::default(),
             last_eval: None,
             best_eval: None,
             pending_losses: Vec::new(),
+            stability: Stability::default(),
             metrics_lines: 0,
             cursor: Value::Null,
         }

@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use crate::metrics::Record;
 use crate::progress::{grouped, spoken};
+use crate::stability::Stability;
 use crate::state::TrainState;
-use crate::{Outcome, atomic};
+use crate::{Outcome, atomic, checkpoint};
 
 pub(crate) const FILE: &str = "summary.json";
 
@@ -51,10 +52,16 @@ impl Facts {
             .with("eval_step", eval.map(|eval| eval.step))
             .with("best_eval_loss", best.and_then(|best| best.loss))
             .with("best_eval_step", best.map(|best| best.step))
+            .with("best_checkpoint", best_checkpoint(folder))
+            .with("loss_spikes", state.stability.spikes)
+            .with("skipped_steps", state.stability.skipped)
+            .with("went_back", state.stability.went_back)
+            .with("lr_scale", state.stability.lr_scale)
             .with(self.unit, state.units)
             .with(format!("{}_per_s", self.unit), state.units as f64 / state.train_secs)
             .with("train_s", state.train_secs)
             .with("wall_s", state.wall_secs)
+            .with("phase_s", state.phase_secs.to_json())
             .with("peak_rss_mb", peak_rss_mb())
             .with("device", self.device.as_str())
             .with("threads", candle_core::utils::get_num_threads())
@@ -84,6 +91,13 @@ impl Facts {
                 words.push(format!("evaluated at step {}", eval.step));
             }
         }
+        let Stability { skipped, went_back, .. } = state.stability;
+        if skipped > 0 {
+            words.push(format!("{skipped} steps skipped"));
+        }
+        if went_back > 0 {
+            words.push(format!("went back {went_back} times"));
+        }
         words.push(format!("{} {}/s", grouped(state.units as f64 / state.train_secs), self.unit));
         words.push(spoken(state.wall_secs));
         let folder = folder.display();
@@ -99,6 +113,12 @@ impl Facts {
 pub(crate) fn is_of_completed(folder: &Path) -> bool {
     let text = std::fs::read_to_string(folder.join(FILE)).unwrap_or_default();
     serde_json::from_str::<Value>(&text).is_ok_and(|summary| summary["completed"] == true)
+}
+
+/// The best checkpoint that is kept, as a path in the run folder.
+fn best_checkpoint(folder: &Path) -> Option<String> {
+    let best = checkpoint::best(&folder.join(checkpoint::FOLDER)).ok()??;
+    Some(best.strip_prefix(folder).unwrap_or(&best).display().to_string())
 }
 
 /// The most memory that the process had at once, in MB of 10⁶ bytes; known on Linux.

@@ -1,23 +1,28 @@
 //! The loop: step, log, evaluate, checkpoint.
 
+mod ending;
+mod recovery;
+mod start;
+
 use std::time::Instant;
 
 use anyhow::Context;
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use candle_nn::Optimizer as _;
-use fadam_core::{
-    Accumulator, Algorithm as _, AnyOptimizer, Fisher, Gradients, LossGradients, NamedVars,
-    Schedule,
-};
+use fadam_core::{AnyOptimizer, Fisher, NamedVars, Schedule};
+use serde_json::Value;
 
-use crate::config::{CheckpointConfig, Experiment, RunConfig, TrainConfig};
-use crate::error::NonFiniteLoss;
+use crate::config::{CheckpointConfig, OnDivergence, TrainConfig};
+use crate::divergence::{BadLoss, BeforeStep, is_at_hand, is_divergence, is_not_finite, scalar};
+use crate::gradients::{Backward, StepGradients};
+use crate::lock::RunLock;
 use crate::metrics::MetricsLog;
+use crate::phases;
 use crate::progress::{Progress, StepReport};
 use crate::state::TrainState;
 use crate::summary::{self, Facts};
-use crate::task::{self, Objective, Task};
-use crate::{Error, Interrupt, Outcome, RunFolder, RunOptions, atomic, checkpoint, plot, weights};
+use crate::task::Task;
+use crate::{Interrupt, Outcome, RunFolder, atomic, checkpoint, plot};
 
 /// A run: a task, its optimizer, and where it is recorded.
 ///
@@ -37,8 +42,7 @@ pub struct Trainer<T: Task> {
     /// Parameters and buffers: what a checkpoint holds.
     model: NamedVars,
     optimizer: AnyOptimizer,
-    /// Of the batches of one step, if there are several: of the loss, and of the auxiliary one.
-    accumulators: [Accumulator; 2],
+    backward: Backward,
     base_lr: f64,
     schedule: Schedule,
     train: TrainConfig,
@@ -47,99 +51,32 @@ pub struct Trainer<T: Task> {
     stop_at: u64,
     interrupt: Interrupt,
     state: TrainState,
-    /// Losses of the last steps, not read yet.
-    unread_losses: Vec<Tensor>,
+    /// Whether a step is under way, which `state` does not count yet.
+    stepping: bool,
+    /// Losses of the last steps by step, not read yet.
+    unread_losses: Vec<(u64, Tensor)>,
+    /// What the optimizer had skipped on a device when it was last asked.
+    skipped_on_device: u64,
     metrics: MetricsLog,
+    /// Lines about going back since the last checkpoint.
+    went_back: Vec<(u64, f64, Vec<(String, Value)>)>,
     progress: Progress,
     facts: Facts,
     /// Where `state` was at the last training line: units and seconds in steps.
     last_line: (u64, f64),
     started: Instant,
     wall_secs_before: f64,
-}
-
-/// The optimizer that `[optimizer]` describes.
-fn optimizer<E: Experiment>(
-    vars: NamedVars,
-    config: &RunConfig<E>,
-) -> anyhow::Result<AnyOptimizer> {
-    let options = config.optimizer_options();
-    let optimizer = AnyOptimizer::from_named(vars, config.optimizer().clone())?;
-    Ok(optimizer.groups(options.groups().to_vec())?.max_grad_norm(options.max_grad_norm)?)
+    lock: RunLock,
 }
 
 impl<T: Task> Trainer<T> {
-    /// Prepares a run: takes the weights of `train.init` and claims the run folder, or continues from its
-    /// last checkpoint.
-    ///
-    /// # Errors
-    ///
-    /// [`Error`] when the folder, its checkpoint or the initial weights cannot be used; other errors when
-    /// the optimizer refuses the parameters or files cannot be written.
-    pub fn new<E: Experiment>(
-        mut task: T,
-        config: &RunConfig<E>,
-        options: RunOptions,
-    ) -> anyhow::Result<Self> {
-        let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
-        let model = task::model(&task)?;
-        let started_from = weights::initial(config.train(), &folder, &model)?;
-        let mut optimizer = optimizer(task.vars().clone(), config)?;
-        let mut state = TrainState::start(E::NAME, config.train().seed);
-        if folder.is_resumed() {
-            folder.check_config(config, &[])?;
-            let last = checkpoint::latest(&folder.checkpoints())?.context("no checkpoint")?;
-            state = checkpoint::load(&last, E::NAME, &model, &mut optimizer)?;
-            let place = last.join(checkpoint::STATE_FILE);
-            task.restore(&state.cursor)
-                .map_err(|err| Error::checkpoint(&place, format!("its cursor: {err:#}")))?;
-        } else {
-            folder.create()?;
-        }
-        folder.write_config(config)?;
-        let stop_at = stop_at.unwrap_or(u64::MAX).min(config.train().steps);
-        let unit = task.unit();
-        let facts = Facts {
-            optimizer: config.optimizer().name(),
-            params: task.vars().num_elements(),
-            unit,
-            init: config.train().init().map(|file| file.display().to_string()),
-            device,
-            commit,
-        };
-        let progress = Progress::new(quiet, unit, state.step, stop_at);
-        if let Some(note) = started_from {
-            progress.note(&note);
-        }
-        Ok(Self {
-            model,
-            optimizer,
-            accumulators: [Accumulator::new(), Accumulator::new()],
-            base_lr: config.optimizer().lr(),
-            schedule: *config.schedule(),
-            train: config.train().clone(),
-            checkpoint: config.checkpoint().clone(),
-            stop_at,
-            interrupt,
-            unread_losses: Vec::new(),
-            metrics: MetricsLog::open(folder.path(), state.metrics_lines)?,
-            progress,
-            facts,
-            last_line: (state.units, state.train_secs),
-            started: Instant::now(),
-            wall_secs_before: state.wall_secs,
-            folder,
-            state,
-            task,
-        })
-    }
-
     /// Trains to the end, to `--steps`, or until interrupted, and leaves a checkpoint and a summary.
     ///
     /// # Errors
     ///
     /// What the task, candle or the file system report, with the step and the last checkpoint: a
-    /// parameter without a gradient (all of them are named), a gradient or loss that is not finite.
+    /// parameter without a gradient (all of them are named), a gradient or loss that is not finite
+    /// where `train.on_divergence` knows nothing better than to stop.
     /// The summary then says `"outcome": "failed"`, and checkpoints stay as they are.
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         if self.state.step >= self.stop_at {
@@ -157,26 +94,22 @@ impl<T: Task> Trainer<T> {
     }
 
     fn train(&mut self) -> anyhow::Result<Outcome> {
-        if self.state.step == 0 {
+        if self.state.step == 0 && self.state.last_eval.is_none() {
             self.evaluate()?;
         }
+        if self.state.step == 0 && self.train.on_divergence == OnDivergence::Back {
+            self.save_unless_there()?; // something to go back to
+        }
         while self.state.step < self.stop_at {
-            self.step()?;
-            let step = self.state.step;
-            let last = step == self.train.steps;
-            if step.is_multiple_of(self.train.log_every) || last {
-                self.log()?;
-            }
-            if step.is_multiple_of(self.train.eval_every) || last {
-                self.evaluate()?;
-            }
-            let interrupted = self.interrupt.requested() && !last;
-            let ends = step == self.stop_at || interrupted;
-            if step.is_multiple_of(self.checkpoint.every) || ends {
-                self.save()?;
-            }
-            if interrupted {
-                return Ok(Outcome::Interrupted);
+            match self.step_and_record() {
+                Ok(false) => {}
+                Ok(true) => return Ok(Outcome::Interrupted),
+                Err(error)
+                    if self.train.on_divergence == OnDivergence::Back && is_divergence(&error) =>
+                {
+                    self.go_back(error)?;
+                }
+                Err(error) => return Err(error),
             }
         }
         if self.stop_at == self.train.steps {
@@ -188,57 +121,77 @@ impl<T: Task> Trainer<T> {
         Ok(Outcome::Stopped)
     }
 
+    /// One step and what is due after it. Whether the run was interrupted.
+    fn step_and_record(&mut self) -> anyhow::Result<bool> {
+        self.step()?;
+        let step = self.state.step;
+        let last = step == self.train.steps;
+        if step.is_multiple_of(self.train.log_every) || last {
+            self.log()?;
+        }
+        if step.is_multiple_of(self.train.eval_every) || last {
+            self.evaluate()?;
+        }
+        let interrupted = self.interrupt.requested() && !last;
+        let ends = step == self.stop_at || interrupted;
+        if step.is_multiple_of(self.checkpoint.every) || ends {
+            self.save()?;
+        }
+        Ok(interrupted)
+    }
+
     fn step(&mut self) -> anyhow::Result<()> {
         let started = Instant::now();
-        let StepGradients { loss, auxiliary } = self.gradients()?;
-        self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
-        let mut gradients = LossGradients::new(&loss);
-        if let Some((of_auxiliary, weight)) = &auxiliary {
-            gradients = gradients.auxiliary(of_auxiliary, *weight);
+        self.stepping = true;
+        let before = BeforeStep::of(&self.task)?;
+        let secs = &mut self.state.phase_secs;
+        let gradients = self.backward.step(&mut self.task, self.train.accumulate, secs)?;
+        let since = Instant::now();
+        let loss = gradients.mean_loss()?;
+        match self.update(&before, &gradients, &loss)? {
+            None => {
+                self.unread_losses.push((self.state.step + 1, loss));
+                self.state.units += gradients.units;
+                if is_at_hand(&gradients.losses[0]) {
+                    self.state.stability.skipped_in_a_row = 0;
+                }
+                self.task.after_step(self.state.step + 1)?;
+            }
+            Some(cause) => self.diverged(&before, &gradients, cause)?,
         }
-        // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
-        self.optimizer.step_with(gradients, Fisher::Minibatch)?;
-        self.task.after_step(self.state.step + 1)?;
         self.state.step += 1;
+        self.stepping = false;
+        phases::add(&mut self.state.phase_secs.optimizer, since);
         self.state.train_secs += started.elapsed().as_secs_f64();
         self.progress.step(self.state.step);
         Ok(())
     }
 
-    /// The mean gradients of the step's batches; their mean loss is kept for the next training line.
-    fn gradients(&mut self) -> anyhow::Result<StepGradients> {
-        let batches = self.train.accumulate;
-        let mut losses = Vec::with_capacity(batches);
-        let mut of_batch = StepGradients::default();
-        for i in 0..batches {
-            let batch = self.task.next_batch()?;
-            let objective = self.task.loss(&batch)?;
-            losses.push(objective.total()?);
-            of_batch = StepGradients::of(&self.task, &objective)?;
-            self.state.units += self.task.units(&batch);
-            if batches > 1 {
-                let [loss, auxiliary] = &mut self.accumulators;
-                let place = || format!("batch {} of the step", i + 1);
-                loss.add(&of_batch.loss).with_context(place)?;
-                if let Some((gradients, _)) = &of_batch.auxiliary {
-                    auxiliary.add(gradients).with_context(place)?;
-                }
+    /// Takes a step, or changes nothing and says what is not finite.
+    fn update(
+        &mut self,
+        before: &BeforeStep,
+        gradients: &StepGradients,
+        loss: &Tensor,
+    ) -> anyhow::Result<Option<String>> {
+        let skips = self.train.on_divergence == OnDivergence::Skip;
+        if is_at_hand(loss) || (skips && before.has_buffers()) {
+            let loss = scalar(loss)?;
+            if !loss.is_finite() {
+                return Ok(Some(format!("the loss is {loss}")));
             }
         }
-        self.unread_losses.push((Tensor::stack(&losses, 0)?.mean(0))?);
-        if batches == 1 {
-            return Ok(of_batch);
+        self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
+        // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
+        match self.optimizer.step_with(gradients.for_optimizer(), Fisher::Minibatch) {
+            Ok(()) => Ok(None),
+            Err(error) if is_not_finite(&error) => Ok(Some(error.to_string())),
+            Err(error) => Err(error.into()),
         }
-        let [loss, auxiliary] = &mut self.accumulators;
-        let auxiliary = match of_batch.auxiliary {
-            Some((_, weight)) => Some((auxiliary.finish()?.gradients, weight)),
-            None => None,
-        };
-        Ok(StepGradients { loss: loss.finish()?.gradients, auxiliary })
     }
 
     fn lr(&self, step: u64) -> f64 {
-        self.base_lr * self.schedule.factor(step, self.train.steps)
+        self.base_lr * self.schedule.factor(step, self.train.steps) * self.state.stability.lr_scale
     }
 
     /// Writes a training line: the mean loss since the one before.
@@ -252,13 +205,14 @@ impl<T: Task> Trainer<T> {
         let units_per_s = (self.state.units - units) as f64 / secs;
         let lr = self.lr(step);
         let unit = self.facts.unit;
+        let (stability, spike) = self.state.stability.line();
         let fields = [
             ("lr".to_owned(), lr.into()),
             (unit.to_owned(), self.state.units.into()),
             (format!("{unit}_per_s"), units_per_s.into()),
         ];
-        self.metrics.write(step, "train", loss, fields)?;
-        for note in self.task.take_notes() {
+        self.metrics.write(step, "train", loss, fields.into_iter().chain(stability))?;
+        for note in self.task.take_notes().into_iter().chain(spike) {
             self.progress.note(&note);
         }
         let secs_per_step = secs / losses.len().max(1) as f64;
@@ -267,30 +221,41 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
-    /// Brings the losses of the last steps to the host. One that is not finite is an error.
+    /// Brings the losses of the last steps to the host. One that is not finite is an error, unless its step was
+    /// skipped on the device.
     fn read_losses(&mut self) -> anyhow::Result<()> {
         let started = Instant::now(); // on a GPU this waits for the steps that are under way
-        let first = self.state.step + 1 - self.unread_losses.len() as u64;
-        for (step, loss) in (first..).zip(std::mem::take(&mut self.unread_losses)) {
-            let loss = scalar(&loss)?;
-            anyhow::ensure!(loss.is_finite(), NonFiniteLoss { step, loss });
-            self.state.pending_losses.push(loss);
+        for (step, loss) in std::mem::take(&mut self.unread_losses) {
+            let (on_device, loss) = (!is_at_hand(&loss), scalar(&loss)?);
+            if loss.is_finite() {
+                self.state.pending_losses.push(loss);
+                self.state.stability.see(loss);
+            } else {
+                self.late_loss(BadLoss { step, loss })?;
+            }
+            if on_device && loss.is_finite() {
+                self.state.stability.skipped_in_a_row = 0;
+            }
         }
         self.state.train_secs += started.elapsed().as_secs_f64();
         Ok(())
     }
 
     fn evaluate(&mut self) -> anyhow::Result<()> {
-        self.optimizer.check()?;
+        self.check_optimizer()?;
+        let started = Instant::now();
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
         self.metrics.write_eval(step, &evaluation)?;
         self.state.remember(&evaluation);
         self.progress.evaluation(step, &evaluation);
-        self.draw()
+        self.draw()?;
+        phases::add(&mut self.state.phase_secs.evaluation, started);
+        Ok(())
     }
 
     fn draw(&self) -> anyhow::Result<()> {
+        self.lock.check()?;
         let title = format!("{}, {}", self.state.experiment, self.facts.optimizer);
         match plot::loss_curve(&title, self.facts.unit, self.metrics.curves())? {
             Some(svg) => atomic::write(&self.folder.path().join(plot::FILE), svg.as_bytes()),
@@ -299,85 +264,19 @@ impl<T: Task> Trainer<T> {
     }
 
     fn save(&mut self) -> anyhow::Result<()> {
-        self.optimizer.check()?;
+        self.check_optimizer()?;
         self.read_losses()?;
+        let started = Instant::now();
+        self.lock.check()?;
         self.metrics.sync()?;
         self.state.metrics_lines = self.metrics.lines();
         self.state.wall_secs = self.wall_secs();
         self.state.cursor = self.task.cursor();
         let folder = self.folder.checkpoints();
-        checkpoint::save(&folder, self.checkpoint.keep, &self.model, &self.optimizer, &self.state)?;
+        checkpoint::save(&folder, &self.checkpoint, &self.model, &self.optimizer, &self.state)?;
+        self.went_back.clear();
+        phases::add(&mut self.state.phase_secs.checkpoint, started);
         Ok(())
-    }
-
-    fn wall_secs(&self) -> f64 {
-        self.wall_secs_before + self.started.elapsed().as_secs_f64()
-    }
-
-    fn summarize(&mut self, outcome: Result<Outcome, &str>) -> anyhow::Result<()> {
-        self.metrics.sync()?;
-        self.state.wall_secs = self.wall_secs();
-        let extras = self.task.summary_extras();
-        self.facts.write(self.folder.path(), &self.state, outcome, extras)
-    }
-
-    fn finish(&mut self, outcome: Outcome) -> anyhow::Result<Outcome> {
-        self.draw()?;
-        self.summarize(Ok(outcome))?;
-        let path = self.folder.path();
-        let words = self.facts.last_words(&self.state, outcome, self.train.steps, path);
-        self.progress.finish(&words);
-        Ok(outcome)
-    }
-
-    /// Records a failure as far as that is still possible, and says where the run can be continued.
-    fn fail(&mut self, error: anyhow::Error) -> anyhow::Error {
-        self.progress.clear();
-        // The folder may be what failed (no space left): the error itself is what must be reported.
-        let losses: Vec<f64> = self.unread_losses.iter().filter_map(|l| scalar(l).ok()).collect();
-        if let Some(loss) = losses.last() {
-            let _unwritable = self.metrics.write(self.state.step + 1, "train", *loss, []);
-        }
-        let _unwritable = self.summarize(Err(&crate::describe(&error)));
-        let last = checkpoint::latest(&self.folder.checkpoints()).ok().flatten();
-        let place = match last {
-            Some(path) => format!("the last checkpoint is {}", path.display()),
-            None => "no checkpoint was written yet".to_owned(),
-        };
-        let loss = match losses.last() {
-            Some(loss) => format!("its loss is {loss}, "),
-            None => String::new(),
-        };
-        error.context(format!("step {} ({loss}{place})", self.state.step + 1))
-    }
-}
-
-/// The gradients of a step.
-#[derive(Default)]
-struct StepGradients {
-    loss: Gradients,
-    /// And the weight of the loss that they are of.
-    auxiliary: Option<(Gradients, f64)>,
-}
-
-impl StepGradients {
-    fn of(task: &impl Task, objective: &Objective) -> candle_core::Result<Self> {
-        let of = |loss: &Tensor| -> candle_core::Result<Gradients> {
-            Ok(task.vars().gradients(&task.backward(loss)?))
-        };
-        let auxiliary = match &objective.auxiliary {
-            Some((loss, weight)) => Some((of(loss)?, *weight)),
-            None => None,
-        };
-        Ok(Self { loss: of(&objective.loss)?, auxiliary })
-    }
-}
-
-/// The value of a scalar tensor of any float type.
-fn scalar(tensor: &Tensor) -> candle_core::Result<f64> {
-    match tensor.dtype() {
-        DType::F64 => tensor.to_scalar::<f64>(),
-        _ => Ok(tensor.to_dtype(DType::F32)?.to_scalar::<f32>()?.into()),
     }
 }
 

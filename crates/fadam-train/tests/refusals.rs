@@ -62,8 +62,12 @@ fn there_must_be_something_to_resume() {
     assert_contains(&message(train(&absent, true, None), 2), &["absent", "does not exist"]);
     let text = message(train(folder.path(), true, None), 2);
     assert_contains(&text, &["holds no config.toml"]);
-    fs::write(folder.path().join("config.toml"), common::CONFIG).unwrap();
-    assert_contains(&message(train(folder.path(), true, None), 2), &["holds no checkpoint"]);
+    fs::write(folder.path().join("config.toml"), config(&[]).to_toml()).unwrap();
+    let err = fadam_train::SavedRun::open(folder.path(), None).unwrap_err().to_string();
+    assert_contains(&err, &["holds no checkpoint"]);
+    let other = config(&["train.batch=4"]);
+    let text = message(train_with(&other, folder.path(), true, None, Faults::default()), 2);
+    assert_contains(&text, &["train.batch is 8 there and 4 here"]);
 }
 
 #[test]
@@ -80,21 +84,34 @@ fn another_configuration_is_not_resumed() {
     assert_eq!(snapshot(folder.path()), before);
 }
 
+/// A run of 20 steps with the checkpoint of step 20 alone.
+fn half_a_run_with_one_checkpoint() -> tempfile::TempDir {
+    let folder = half_a_run();
+    fs::remove_dir_all(checkpoint(folder.path(), 15)).unwrap();
+    folder
+}
+
 #[test]
-fn a_truncated_or_absent_file_of_a_checkpoint_is_named() {
-    for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
-        let folder = half_a_run();
-        let path = checkpoint(folder.path(), 20).join(file);
-        let whole = fs::read(&path).unwrap();
-        for length in [0, 4, whole.len() / 2, whole.len() - 1] {
-            fs::write(&path, &whole[..length]).unwrap();
-            let before = snapshot(folder.path());
+fn a_truncated_or_absent_file_of_the_only_checkpoint_is_named() {
+    for with_sums in [true, false] {
+        for file in ["model.safetensors", "optimizer.safetensors", "state.json"] {
+            let folder = half_a_run_with_one_checkpoint();
+            let path = checkpoint(folder.path(), 20).join(file);
+            if !with_sums {
+                fs::remove_file(path.with_file_name("SHA256SUMS")).unwrap();
+            }
+            let whole = fs::read(&path).unwrap();
+            for length in [0, 4, whole.len() / 2, whole.len() - 1] {
+                fs::write(&path, &whole[..length]).unwrap();
+                let before = snapshot(folder.path());
+                let text = message(train(folder.path(), true, None), 2);
+                assert_contains(&text, &["checkpoint ", path.to_str().unwrap()]);
+                assert_eq!(snapshot(folder.path()), before, "{file} cut to {length} bytes");
+            }
+            fs::remove_file(&path).unwrap();
             let text = message(train(folder.path(), true, None), 2);
-            assert_contains(&text, &["checkpoint ", path.to_str().unwrap()]);
-            assert_eq!(snapshot(folder.path()), before, "{file} cut to {length} bytes");
+            assert_contains(&text, &[path.to_str().unwrap()]);
         }
-        fs::remove_file(&path).unwrap();
-        assert_contains(&message(train(folder.path(), true, None), 2), &[path.to_str().unwrap()]);
     }
 }
 
@@ -140,12 +157,13 @@ fn a_checkpoint_of_another_experiment_or_version_is_refused() {
     let refuse = |from: &str, to: &str| {
         assert!(whole.contains(from));
         fs::write(&path, whole.replace(from, to)).unwrap();
+        common::sum_again(path.parent().unwrap());
         message(train(folder.path(), true, None), 2)
     };
     let text = refuse("\"train-toy\"", "\"train-asr\"");
     assert_contains(&text, &["state.json", "is of train-asr, this program is train-toy"]);
-    let text = refuse("\"format\": 1", "\"format\": 2");
-    assert_contains(&text, &["has format 2; this program reads format 1"]);
+    let text = refuse("\"format\": 2", "\"format\": 3");
+    assert_contains(&text, &["has format 3; this program reads up to format 2"]);
     let text = refuse("\"step\": 20", "\"step\": 19");
     assert_contains(&text, &["optimizer.safetensors", "of step 20", "of step 19"]);
     let text = refuse("\"drawn\": 20", "\"lost\": 20");
@@ -179,13 +197,25 @@ fn a_nan_names_parameter_step_and_last_checkpoint_which_stays_good() {
     train(&whole, false, None).unwrap();
     let faults = Faults { nan_at: Some(17), ..Faults::default() };
     let text = message(train_with(&config(&[]), &failed, false, None, faults), 1);
-    assert_contains(&text, &["step 17 ", "step-00000015", "the gradient of \"bias\"", "NaN"]);
+    assert_contains(
+        &text,
+        &[
+            "step 17 ",
+            "step-00000016",
+            "the loss is NaN",
+            "in the gradient of \"bias\" 1 of 1 numbers are NaN and 0 infinite",
+            "in the gradient of \"weight\" 3 of 3 numbers are NaN and 0 infinite",
+            "\"drawn\":16",
+            "--resume --set train.on_divergence=skip",
+        ],
+    );
 
     let last = metrics(&failed).pop().unwrap();
     assert_eq!((&last["step"], &last["loss"]), (&17.into(), &serde_json::Value::Null));
+    assert_eq!((&last["split"], &last["action"]), (&"divergence".into(), &"stop".into()));
     let summary = json_file(&failed.join("summary.json"));
     assert_eq!((&summary["completed"], &summary["steps"]), (&false.into(), &16.into()));
-    assert_contains(summary["error"].as_str().unwrap(), &["not finite"]);
+    assert_contains(summary["error"].as_str().unwrap(), &["the loss is NaN"]);
 
     train(&failed, true, None).unwrap();
     common::assert_same_run(&whole, &failed, 40);

@@ -88,12 +88,10 @@ fn only_the_last_checkpoints_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let config = config(&["checkpoint.every=6", "checkpoint.keep=3"]);
     train_with(&config, folder.path(), false, None, Faults::default()).unwrap();
-    let mut kept: Vec<_> = fs::read_dir(folder.path().join("checkpoints"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
-    kept.sort();
-    assert_eq!(kept, ["step-00000030", "step-00000036", "step-00000040"]);
+    assert_eq!(
+        common::checkpoints(folder.path()),
+        ["step-00000030", "step-00000036", "step-00000040"]
+    );
 }
 
 #[test]
@@ -131,6 +129,11 @@ fn the_run_folder_holds_what_is_documented() {
         ("commit", "abc123".into()),
         ("device", "cpu".into()),
         ("features", 3.into()),
+        ("best_checkpoint", "checkpoints/step-00000040".into()),
+        ("loss_spikes", 0.into()),
+        ("skipped_steps", 0.into()),
+        ("went_back", 0.into()),
+        ("lr_scale", 1.0.into()),
     ] {
         assert_eq!(summary[key], value, "{key}");
     }
@@ -138,6 +141,12 @@ fn the_run_folder_holds_what_is_documented() {
         assert!(summary[key].is_f64(), "{key}: {}", summary[key]);
     }
     assert!(summary["threads"].as_u64() > Some(0));
+    let train_s = summary["train_s"].as_f64().unwrap();
+    let phase = |name: &str| summary["phase_s"][name].as_f64().unwrap();
+    let of_steps = phase("data") + phase("gradients") + phase("optimizer");
+    assert!(of_steps > 0.0 && of_steps <= train_s, "{of_steps} of {train_s}");
+    assert!(phase("evaluation") > 0.0 && phase("checkpoint") > 0.0);
+    assert!(!out.join("lock").exists(), "nobody trains here any more");
 
     let lines = metrics(&out);
     let steps = |split: &str| -> Vec<u64> {

@@ -288,6 +288,14 @@ pub fn assert_same_run(a: &Path, b: &Path, step: &str) {
     assert_eq!(metrics(a), metrics(b));
 }
 
+/// Writes `SHA256SUMS` of a checkpoint anew, after a test has changed a file on purpose.
+pub fn sum_again(checkpoint: &Path) {
+    let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
+    let sums = Command::new("sha256sum").args(files).current_dir(checkpoint).output().unwrap();
+    assert!(sums.status.success());
+    fs::write(checkpoint.join("SHA256SUMS"), sums.stdout).unwrap();
+}
+
 /// Every file below `folder` with its bytes: to show that nothing was touched.
 pub fn snapshot(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();

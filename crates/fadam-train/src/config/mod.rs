@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use keys::{COMMON_KEYS, KeyDoc, check_keys, markdown_table};
 pub use optimizer::OptimizerOptions;
-pub use sections::{CheckpointConfig, TrainConfig};
+pub use sections::{CheckpointConfig, OnDivergence, TrainConfig};
 pub use source::Override;
 
 use crate::Error;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::FieldError;
 
 /// `[train]`: how long, how much at a time, and how often to look.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainConfig {
     /// Optimizer steps of the whole run; fixes the schedule.
@@ -25,6 +25,25 @@ pub struct TrainConfig {
     pub eval_every: u64,
     /// Steps between training lines in `metrics.jsonl`.
     pub log_every: u64,
+    /// What follows a loss, gradient or update that is not finite.
+    pub on_divergence: OnDivergence,
+    /// After so many steps skipped in a row, or times gone back, a run stops all the same.
+    pub divergence_limit: u64,
+    /// What the learning rate is multiplied by each time a run goes back.
+    pub divergence_lr_factor: f64,
+}
+
+/// What follows a loss, gradient or update that is not finite. Such a step changes nothing, whatever follows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDivergence {
+    /// The run ends with a checkpoint of the state before the step, which a message and a line in `metrics.jsonl` describe.
+    #[default]
+    Stop,
+    /// The step is passed over and counted; the run goes on with the next batch.
+    Skip,
+    /// The run goes back to its last checkpoint and on with a lower learning rate.
+    Back,
 }
 
 impl Default for TrainConfig {
@@ -37,6 +56,9 @@ impl Default for TrainConfig {
             init: PathBuf::new(),
             eval_every: 100,
             log_every: 10,
+            on_divergence: OnDivergence::default(),
+            divergence_limit: 10,
+            divergence_lr_factor: 0.5,
         }
     }
 }
@@ -52,7 +74,14 @@ impl TrainConfig {
         at_least_1("train.batch", self.batch as u64)?;
         at_least_1("train.accumulate", self.accumulate as u64)?;
         at_least_1("train.eval_every", self.eval_every)?;
-        at_least_1("train.log_every", self.log_every)
+        at_least_1("train.log_every", self.log_every)?;
+        at_least_1("train.divergence_limit", self.divergence_limit)?;
+        let factor = self.divergence_lr_factor;
+        FieldError::require(
+            "train.divergence_lr_factor",
+            factor > 0.0 && factor <= 1.0,
+            format!("must be above 0 and at most 1, got {factor}"),
+        )
     }
 }
 
@@ -64,11 +93,13 @@ pub struct CheckpointConfig {
     pub every: u64,
     /// How many of the latest checkpoints are kept.
     pub keep: usize,
+    /// Whether the one with the lowest evaluation loss is kept too, of those that were evaluated at their own step.
+    pub keep_best: bool,
 }
 
 impl Default for CheckpointConfig {
     fn default() -> Self {
-        Self { every: 500, keep: 2 }
+        Self { every: 500, keep: 2, keep_best: true }
     }
 }
 

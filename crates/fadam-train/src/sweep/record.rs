@@ -7,7 +7,8 @@ use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::error::{NonFiniteLoss, describe, exit_code};
+use crate::divergence::is_divergence;
+use crate::error::{describe, exit_code};
 use crate::{metrics, summary};
 
 /// How a run ended.
@@ -94,8 +95,11 @@ impl Record {
         if let Some(error) = error {
             record.eval_loss = None;
             (record.status, record.message) = if is_divergence(error) {
-                // The cause alone: what stands around it names a folder, and two sweeps have the same table.
-                (Status::Diverged, error.root_cause().to_string())
+                // The cause alone: what stands around it names a folder, and two sweeps have the same table; what follows it,
+                // tensors and the batch, is in metrics.jsonl.
+                let cause = error.root_cause().to_string();
+                let cause = cause.split(';').next().unwrap_or_default();
+                (Status::Diverged, cause.to_owned())
             } else {
                 (Status::Failed, describe(error))
             };
@@ -112,18 +116,6 @@ impl Record {
     pub(super) fn is_result(&self) -> bool {
         self.status != Status::Failed
     }
-}
-
-/// Whether numbers that are not finite ended the run.
-fn is_divergence(error: &anyhow::Error) -> bool {
-    use fadam_core::Error::{NonFiniteGradient, NonFiniteUpdate};
-    error.chain().any(|cause| {
-        cause.is::<NonFiniteLoss>()
-            || matches!(
-                cause.downcast_ref(),
-                Some(NonFiniteGradient { .. } | NonFiniteUpdate { .. })
-            )
-    })
 }
 
 /// `summary.json`; null if the run did not come so far.

@@ -37,8 +37,14 @@ impl Experiment for Toy {
 pub struct Faults {
     /// Leaves the bias out of the graph.
     pub cut_bias: bool,
-    /// Makes the loss of this step NaN.
+    /// Makes the loss of this batch NaN.
     pub nan_at: Option<u64>,
+    /// Makes the loss of every batch from this one on NaN.
+    pub nan_from: Option<u64>,
+    /// Makes the loss NaN once a weight is beyond this, as too high a learning rate does.
+    pub nan_beyond: Option<f32>,
+    /// Makes the loss of this batch a thousand times as large.
+    pub spike_at: Option<u64>,
     /// Presses Ctrl-C while this batch is drawn.
     pub interrupt_at: Option<(u64, Interrupt)>,
     /// The number of features; another one is another model.
@@ -103,8 +109,12 @@ impl Task for Regression {
         let features = self.faults.features.unwrap_or(FEATURES);
         let x = self.rng.tensor(&[self.batch, features]);
         let mut y = (x.sum_keepdim(1)? * 2.0)?;
-        if self.faults.nan_at == Some(self.drawn) {
+        let Faults { nan_at, nan_from, spike_at, .. } = self.faults;
+        if nan_at == Some(self.drawn) || nan_from.is_some_and(|from| self.drawn >= from) {
             y = (y * f64::NAN)?;
+        }
+        if spike_at == Some(self.drawn) {
+            y = (y + 1e3)?;
         }
         Ok((x, y))
     }
@@ -114,7 +124,11 @@ impl Task for Regression {
     }
 
     fn loss(&mut self, (x, y): &Self::Batch) -> anyhow::Result<Objective> {
-        let loss = (self.predict(x)? - y)?.sqr()?.mean_all()?;
+        let mut loss = (self.predict(x)? - y)?.sqr()?.mean_all()?;
+        let largest = self.vars.get("weight").unwrap().abs()?.max_all()?.to_scalar::<f32>()?;
+        if self.faults.nan_beyond.is_some_and(|bound| largest > bound) {
+            loss = (loss * f64::NAN)?;
+        }
         let running = ((self.running.as_detached_tensor() * 0.9)? + (loss.detach() * 0.1)?)?;
         self.running.set(&running)?;
         let Some(weight) = self.faults.auxiliary else { return Ok(loss.into()) };
@@ -225,6 +239,27 @@ pub fn tensors(path: &Path) -> BTreeMap<String, (Vec<usize>, Vec<u8>)> {
         (name, (view.shape().to_vec(), view.data().to_vec()))
     };
     file.tensors().into_iter().map(entry).collect()
+}
+
+/// Writes `SHA256SUMS` of a checkpoint anew, after a test has changed a file on purpose.
+pub fn sum_again(checkpoint: &Path) {
+    let files = ["model.safetensors", "optimizer.safetensors", "state.json"];
+    let sums = std::process::Command::new("sha256sum")
+        .args(files)
+        .current_dir(checkpoint)
+        .output()
+        .unwrap();
+    assert!(sums.status.success());
+    std::fs::write(checkpoint.join("SHA256SUMS"), sums.stdout).unwrap();
+}
+
+/// The names in the folder of checkpoints, sorted.
+pub fn checkpoints(out: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(out.join("checkpoints")).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
 }
 
 /// The lines of metrics.jsonl without the measured rates.

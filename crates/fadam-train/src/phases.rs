@@ -1,0 +1,41 @@
+//! Where the time of a run goes.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// Seconds by phase, over all sessions. On a GPU the work of a phase is waited for in a later one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct PhaseSecs {
+    /// Waiting for batches.
+    pub(crate) data: f64,
+    /// Losses and their gradients.
+    pub(crate) gradients: f64,
+    /// The optimizer's step, and what the task does after it.
+    pub(crate) optimizer: f64,
+    /// Evaluations, with their samples and the curve.
+    pub(crate) evaluation: f64,
+    /// Checkpoints.
+    pub(crate) checkpoint: f64,
+}
+
+impl PhaseSecs {
+    /// As an object for `summary.json`.
+    pub(crate) fn to_json(self) -> Value {
+        let Self { data, gradients, optimizer, evaluation, checkpoint } = self;
+        json!({
+            "data": data,
+            "gradients": gradients,
+            "optimizer": optimizer,
+            "evaluation": evaluation,
+            "checkpoint": checkpoint,
+        })
+    }
+}
+
+/// Adds the seconds since `started` to a phase.
+pub(crate) fn add(phase: &mut f64, started: Instant) {
+    *phase += started.elapsed().as_secs_f64();
+}

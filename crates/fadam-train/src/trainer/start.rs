@@ -1,0 +1,125 @@
+//! How a trainer comes to be: a new run, or one that goes on from its last whole checkpoint.
+
+use std::time::Instant;
+
+use anyhow::Context;
+use fadam_core::{Algorithm as _, AnyOptimizer, NamedVars};
+
+use super::Trainer;
+use crate::config::{Experiment, OnDivergence, RunConfig};
+use crate::divergence::is_at_hand;
+use crate::gradients::Backward;
+use crate::metrics::MetricsLog;
+use crate::progress::Progress;
+use crate::state::TrainState;
+use crate::summary::Facts;
+use crate::task::{self, Task};
+use crate::{Error, RunFolder, RunOptions, checkpoint, weights};
+
+impl<T: Task> Trainer<T> {
+    /// Prepares a run: takes the weights of `train.init` and claims the run folder, or continues from its
+    /// last whole checkpoint. Until it is dropped no other process can train in the folder.
+    ///
+    /// # Errors
+    ///
+    /// [`Error`] when the folder, its checkpoints or the initial weights cannot be used; other errors when
+    /// the optimizer refuses the parameters or files cannot be written.
+    pub fn new<E: Experiment>(
+        mut task: T,
+        config: &RunConfig<E>,
+        options: RunOptions,
+    ) -> anyhow::Result<Self> {
+        let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
+        let model = task::model(&task)?;
+        let started_from = weights::initial(config.train(), &folder, &model)?;
+        let mut optimizer = optimizer(task.vars().clone(), config)?;
+        let lock = folder.claim(config)?;
+        let state = if folder.is_resumed() {
+            resume(&folder, E::NAME, &model, &mut optimizer, &mut task)?
+        } else {
+            TrainState::start(E::NAME, config.train().seed)
+        };
+        folder.write_config(config)?;
+        let stop_at = stop_at.unwrap_or(u64::MAX).min(config.train().steps);
+        let unit = task.unit();
+        let facts = Facts {
+            optimizer: config.optimizer().name(),
+            params: task.vars().num_elements(),
+            unit,
+            init: config.train().init().map(|file| file.display().to_string()),
+            device,
+            commit,
+        };
+        let progress = Progress::new(quiet, unit, state.step, stop_at);
+        if let Some(note) = started_from {
+            progress.note(&note);
+        }
+        let metrics = MetricsLog::open(folder.path(), state.metrics_lines)?;
+        if metrics.lines() < state.metrics_lines {
+            let (has, had, path) = (metrics.lines(), state.metrics_lines, folder.path().display());
+            eprintln!(
+                "note: metrics.jsonl of {path} has {has} of the {had} lines it had at the checkpoint"
+            );
+        }
+        Ok(Self {
+            model,
+            optimizer,
+            backward: Backward::default(),
+            base_lr: config.optimizer().lr(),
+            schedule: *config.schedule(),
+            train: config.train().clone(),
+            checkpoint: config.checkpoint().clone(),
+            stop_at,
+            interrupt,
+            stepping: false,
+            unread_losses: Vec::new(),
+            skipped_on_device: 0,
+            metrics,
+            went_back: Vec::new(),
+            progress,
+            facts,
+            last_line: (state.units, state.train_secs),
+            started: Instant::now(),
+            wall_secs_before: state.wall_secs,
+            lock,
+            folder,
+            state,
+            task,
+        })
+    }
+}
+
+/// The optimizer that `[optimizer]` describes.
+fn optimizer<E: Experiment>(
+    vars: NamedVars,
+    config: &RunConfig<E>,
+) -> anyhow::Result<AnyOptimizer> {
+    let options = config.optimizer_options();
+    let optimizer = AnyOptimizer::from_named(vars, config.optimizer().clone())?;
+    let optimizer =
+        optimizer.groups(options.groups().to_vec())?.max_grad_norm(options.max_grad_norm)?;
+    // On the host the trainer skips by itself, and says why; on a device nobody looks at each step.
+    let on_device = optimizer.vars().iter().any(|(_, var)| !is_at_hand(var));
+    let skips = config.train().on_divergence == OnDivergence::Skip;
+    Ok(optimizer.skip_non_finite(skips && on_device))
+}
+
+/// Reads the last whole checkpoint, and says on standard error if a later one is damaged.
+fn resume(
+    folder: &RunFolder,
+    experiment: &str,
+    model: &NamedVars,
+    optimizer: &mut AnyOptimizer,
+    task: &mut impl Task,
+) -> anyhow::Result<TrainState> {
+    let last = checkpoint::last_whole(&folder.checkpoints())?.context("no checkpoint")?;
+    for note in &last.notes {
+        eprintln!("note: {note}");
+    }
+    let state = checkpoint::load(&last.path, experiment, model, optimizer)?;
+    let place = last.path.join(checkpoint::STATE_FILE);
+    task.restore(&state.cursor)
+        .map_err(|err| Error::checkpoint(&place, format!("its cursor: {err:#}")))?;
+    checkpoint::set_aside(&last.damaged).context("a damaged checkpoint cannot be set aside")?;
+    Ok(state)
+}
