@@ -184,8 +184,9 @@ fn the_table_has_a_row_a_question_whatever_ended_first() {
 #[test]
 fn a_sweep_in_one_file_is_the_same_sweep() {
     let first = plan(
-        "jobs = 2\n[base]\noptimizer = { algorithm = \"adam\", eps = 1e-30 } # a comment\n\
-         data.speeds = [0.9, 1.0]\n[[base.optimizer.groups]]\nmatch = \"*.bias\"\nfrozen = true\n\
+        "jobs = 2\n[base]\ndata = { speeds = [0.9, 1.0] } # a comment\n\
+         [base.optimizer]\nalgorithm = \"adam\"\neps = 1e-30 # another\n\
+         [[base.optimizer.groups]]\nmatch = \"*.bias\"\nfrozen = true\n\
          [axes]\noptimizer.clip = [\"off\", 1.0]\n[search]\noptimizer.lr = [1e-3, 1e-2]\nfixed = 1e-2\n\
          [[cells]]\nname = \"a\"\nmodel.width = 3\n",
     );
@@ -230,7 +231,7 @@ fn what_cannot_be_is_refused_with_its_line() {
     };
     refused("[axis]\n", &["toy.toml:5", "axis", "axes"]);
     refused("seed = 3\n", &["toy.toml:5", "seed", "seeds"]);
-    refused("[base]\nx = \n", &["toy.toml:6"]);
+    refused("[base]\nx = 1 2\n", &["toy.toml:6"]);
     refused("jobs = 0\n", &["toy.toml:5", "jobs = 0"]);
     refused("config = \"absent.toml\"\n", &["absent.toml", "cannot be read"]);
     refused("[base]\noptimizer.roh = 1\n", &["toy.toml:6", "roh", "cell base"]);
