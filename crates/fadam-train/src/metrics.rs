@@ -21,6 +21,9 @@ use crate::{Evaluation, atomic};
 
 pub(crate) const FILE: &str = "metrics.jsonl";
 
+/// The third kind of line, beside `train` and `eval`: a step that was not finite.
+pub(crate) const DIVERGENCE: &str = "divergence";
+
 /// A JSON object whose fields stay in the order in which they were added.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Record(Vec<(String, Value)>);
@@ -115,23 +118,50 @@ impl MetricsLog {
     /// run wrote after its last checkpoint, are dropped when the next line is written.
     pub(crate) fn open(folder: &Path, keep: u64) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
-        let mut kept = String::new();
-        let mut curves = Curves::default();
-        let mut lines = 0;
-        match File::open(&path) {
-            Ok(file) => {
-                for line in BufReader::new(file).lines().take(usize::try_from(keep)?) {
-                    let line = line.with_context(|| format!("cannot read {}", path.display()))?;
-                    curves.add_line(&line);
-                    kept.push_str(&line);
-                    kept.push('\n');
-                    lines += 1;
-                }
-            }
-            Err(err) if err.kind() == ErrorKind::NotFound => {}
-            Err(err) => return Err(err).with_context(|| format!("cannot read {}", path.display())),
+        let mut log =
+            Self { path, file: None, kept: String::new(), lines: 0, curves: Curves::default() };
+        for line in log.read()?.take(usize::try_from(keep)?) {
+            log.keep(&line?);
         }
-        Ok(Self { path, file: None, kept, lines, curves })
+        Ok(log)
+    }
+
+    /// The same, for a run that goes back to where it had `keep` lines: of those after them, the ones about
+    /// steps that were not finite stay, since no checkpoint tells of them.
+    pub(crate) fn go_back(&mut self, keep: u64) -> anyhow::Result<()> {
+        let mut log = Self::open(self.folder(), keep)?;
+        for line in self.read()?.skip(usize::try_from(keep)?) {
+            let line = line?;
+            let json: Value = serde_json::from_str(&line).unwrap_or_default();
+            if json["split"] == DIVERGENCE {
+                log.keep(&line);
+            }
+        }
+        *self = log;
+        Ok(())
+    }
+
+    fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new(""))
+    }
+
+    /// The lines of the file, none if it does not exist.
+    fn read(&self) -> anyhow::Result<impl Iterator<Item = anyhow::Result<String>> + use<>> {
+        let path = self.path.clone();
+        let file = match File::open(&path) {
+            Ok(file) => Some(file),
+            Err(err) if err.kind() == ErrorKind::NotFound => None,
+            Err(err) => return Err(err).with_context(|| format!("cannot read {}", path.display())),
+        };
+        let lines = file.into_iter().flat_map(|file| BufReader::new(file).lines());
+        Ok(lines.map(move |line| line.with_context(|| format!("cannot read {}", path.display()))))
+    }
+
+    fn keep(&mut self, line: &str) {
+        self.curves.add_line(line);
+        self.kept.push_str(line);
+        self.kept.push('\n');
+        self.lines += 1;
     }
 
     /// Appends a line: `step`, `split`, `loss`, then `fields`.
@@ -216,5 +246,20 @@ mod tests {
         let first_two: String = text.split_inclusive('\n').take(2).collect();
         let third = "{\"step\":3,\"split\":\"train\",\"loss\":2.0}\n";
         assert_eq!(reopened, first_two + third);
+    }
+
+    #[test]
+    fn going_back_drops_all_lines_but_those_about_divergences() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = MetricsLog::open(folder.path(), 0).unwrap();
+        for (step, split) in [(1, "train"), (2, "train"), (3, DIVERGENCE), (3, "eval")] {
+            log.write(step, split, 0.5, []).unwrap();
+        }
+        log.go_back(1).unwrap();
+        assert_eq!((log.lines(), &log.curves().train[..]), (2, &[(1, 0.5)][..]));
+        log.write(2, "train", 0.25, []).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let steps: Vec<&str> = text.lines().map(|line| &line[..9]).collect();
+        assert_eq!(steps, ["{\"step\":1", "{\"step\":3", "{\"step\":2"]);
     }
 }

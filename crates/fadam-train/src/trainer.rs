@@ -10,7 +10,6 @@ use anyhow::Context;
 use candle_core::Tensor;
 use candle_nn::Optimizer as _;
 use fadam_core::{AnyOptimizer, Fisher, NamedVars, Schedule};
-use serde_json::Value;
 
 use crate::config::{CheckpointConfig, OnDivergence, TrainConfig};
 use crate::divergence::{BadLoss, BeforeStep, is_at_hand, is_divergence, is_not_finite, scalar};
@@ -58,8 +57,6 @@ pub struct Trainer<T: Task> {
     /// What the optimizer had skipped on a device when it was last asked.
     skipped_on_device: u64,
     metrics: MetricsLog,
-    /// Lines about going back since the last checkpoint.
-    went_back: Vec<(u64, f64, Vec<(String, Value)>)>,
     progress: Progress,
     facts: Facts,
     /// Where `state` was at the last training line: units and seconds in steps.
@@ -274,7 +271,6 @@ impl<T: Task> Trainer<T> {
         self.state.cursor = self.task.cursor();
         let folder = self.folder.checkpoints();
         checkpoint::save(&folder, &self.checkpoint, &self.model, &self.optimizer, &self.state)?;
-        self.went_back.clear();
         phases::add(&mut self.state.phase_secs.checkpoint, started);
         Ok(())
     }

@@ -62,14 +62,10 @@ pub(super) fn counts(answer: &MetricAnswer) -> String {
     let count = |verdict| contrasts.iter().filter(|contrast| contrast.verdict == verdict).count();
     let judged = contrasts.len() + not_run - count(Verdict::NoClaim);
     let (hold, contradict) = (count(Verdict::Holds), count(Verdict::Contradicts));
-    let mut words = format!("{hold} of {judged} contrasts hold");
-    if contradict > 0 {
-        words += &format!(", {contradict} contradict");
-    }
-    if *not_run > 0 {
-        words += &format!(", {not_run} not run");
-    }
-    words
+    let mut words = vec![format!("{hold} of {judged} contrasts hold")];
+    words.extend((contradict > 0).then(|| format!("{contradict} contradict")));
+    words.extend((*not_run > 0).then(|| format!("{not_run} not run")));
+    words.join(", ")
 }
 
 /// The paper's number and ours for each cell.
@@ -97,17 +93,11 @@ fn seeds(statistics: &CellStatistics, cell: &CellRuns<'_>, sweep: &Sweep) -> Str
     let n = statistics.mean.map_or(0, |mean| mean.n);
     let planned = sweep.seeds.len().max(cell.runs.len());
     let missing = planned - n - statistics.diverged;
-    let mut words = n.to_string();
-    if n < planned {
-        words += &format!(" of {planned}");
-    }
-    if statistics.diverged > 0 {
-        words += &format!(", {} NaN", statistics.diverged);
-    }
-    if missing > 0 {
-        words += &format!(", {missing} missing");
-    }
-    words
+    let diverged = statistics.diverged;
+    let mut words = vec![if n < planned { format!("{n} of {planned}") } else { n.to_string() }];
+    words.extend((diverged > 0).then(|| format!("{diverged} NaN")));
+    words.extend((missing > 0).then(|| format!("{missing} missing")));
+    words.join(", ")
 }
 
 /// `3.8075 ± 0.0085`
@@ -132,19 +122,17 @@ fn contrasts_table(answer: &MetricAnswer) -> Table {
         };
         let (difference, interval) = difference(metric, contrast);
         let p = contrast.p_value.map_or("\u{2013}".to_owned(), p_value);
-        let mut pairs = evidence.difference.map_or(0, |difference| difference.n).to_string();
-        for (n, side) in [(evidence.first_diverged, "first"), (evidence.second_diverged, "second")]
-        {
-            if n > 0 {
-                pairs += &format!(", {side} NaN \u{d7}{n}");
-            }
-        }
+        let diverged =
+            [("first", evidence.first_diverged), ("second", evidence.second_diverged)].into_iter();
+        let diverged = diverged.filter(|(_, n)| *n > 0);
+        let mut pairs = vec![evidence.difference.map_or(0, |it| it.n).to_string()];
+        pairs.extend(diverged.map(|(side, n)| format!("{side} NaN \u{d7}{n}")));
         vec![
             text(format!("{} \u{2212} {}", contrast.first, contrast.second)),
             vec![Span::Verdict(contrast.verdict)],
             text(difference),
             text(interval),
-            text(pairs),
+            text(pairs.join(", ")),
             text(p),
             text(paper),
         ]

@@ -49,9 +49,9 @@ fn block(block: &Block) -> String {
         }
         Block::Paragraph(words) => format!("<p>{}</p>\n", spans(words)),
         Block::List(points) => {
-            let points: String =
+            let points: Vec<String> =
                 points.iter().map(|point| format!("<li>{}</li>\n", spans(point))).collect();
-            format!("<ul>\n{points}</ul>\n")
+            format!("<ul>\n{}</ul>\n", points.concat())
         }
         Block::Code(code) => format!("<pre><code>{}</code></pre>\n", escaped(code)),
         Block::Table(it) => table(it),
@@ -81,7 +81,7 @@ fn spans(spans: &[Span]) -> String {
 fn table(table: &Table) -> String {
     let is_number: Vec<bool> = (0..table.head.len()).map(|k| is_number(table, k)).collect();
     let class = |k: usize| if is_number[k] { " class=\"number\"" } else { "" };
-    let head: String = table
+    let head: Vec<String> = table
         .head
         .iter()
         .enumerate()
@@ -92,10 +92,11 @@ fn table(table: &Table) -> String {
         k => format!("<td{}>{}</td>", class(k), spans(words)),
     };
     let row = |row: &Vec<Vec<Span>>| {
-        format!("<tr>{}</tr>\n", row.iter().enumerate().map(cell).collect::<String>())
+        let cells: Vec<String> = row.iter().enumerate().map(cell).collect();
+        format!("<tr>{}</tr>\n", cells.concat())
     };
     let rows: String = table.rows.iter().map(row).collect();
-    let caption = escaped(&table.caption);
+    let (head, caption) = (head.concat(), escaped(&table.caption));
     format!(
         "<div class=\"box\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table>\n<caption><span>{caption}</span></caption>\n\
          <thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"

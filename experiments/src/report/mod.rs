@@ -153,7 +153,8 @@ fn stale_figures(out: &Path, files: &BTreeMap<String, String>) -> anyhow::Result
         for entry in fs::read_dir(&figures)? {
             let name = entry?.file_name().to_string_lossy().into_owned();
             let path = format!("{}/{name}", markdown::FIGURES);
-            if path.ends_with(".svg") && !files.contains_key(&path) {
+            let is_figure = Path::new(&name).extension().is_some_and(|end| end == "svg");
+            if is_figure && !files.contains_key(&path) {
                 stale.push(path);
             }
         }

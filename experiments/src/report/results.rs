@@ -95,9 +95,8 @@ impl Run {
     /// The last value of a metric.
     pub fn outcome(&self, metric: &str) -> Outcome {
         match (self.status, self.values.get(metric)) {
-            (Status::Diverged, _) => Outcome::Diverged,
             (Status::Completed, Some(value)) if value.is_finite() => Outcome::Value(*value),
-            (Status::Completed, Some(_)) => Outcome::Diverged,
+            (Status::Completed, Some(_)) | (Status::Diverged, _) => Outcome::Diverged,
             _ => Outcome::Absent,
         }
     }

@@ -159,7 +159,7 @@ fn read_toml(path: &Path, place: &str) -> anyhow::Result<(String, Table)> {
         Ok(table) => Ok((text, table)),
         Err(error) => {
             let start = error.span().map_or(0, |span| span.start.min(text.len()));
-            let line = 1 + text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count();
+            let line = text[..start].split('\n').count();
             Err(bad_input(anyhow!("{place}:{line}: {}", error.message())))
         }
     }

@@ -7,11 +7,8 @@ use crate::checkpoint;
 use crate::config::OnDivergence;
 use crate::divergence::{BadLoss, BadTensor, BeforeStep, Divergence, is_divergence, scalar};
 use crate::gradients::{Backward, StepGradients};
-use crate::metrics::MetricsLog;
+use crate::metrics::DIVERGENCE;
 use crate::task::Task;
-
-/// The third kind of line in `metrics.jsonl`, beside `train` and `eval`.
-const SPLIT: &str = "divergence";
 
 impl<T: Task> Trainer<T> {
     /// Deals with a step that was not taken: skips it, or says what it was in an error. The step has left no trace
@@ -51,7 +48,12 @@ impl<T: Task> Trainer<T> {
     fn skip(&mut self, divergence: &Divergence) -> anyhow::Result<()> {
         self.state.stability.skipped += 1;
         self.state.stability.skipped_in_a_row += 1;
-        self.metrics.write(divergence.step, SPLIT, divergence.loss, divergence.fields("skip"))?;
+        self.metrics.write(
+            divergence.step,
+            DIVERGENCE,
+            divergence.loss,
+            divergence.fields("skip"),
+        )?;
         self.progress.note(&format!("step {} is skipped: {divergence}", divergence.step));
         Ok(())
     }
@@ -111,7 +113,7 @@ impl<T: Task> Trainer<T> {
         self.tell_of_going_back(at, &error)
     }
 
-    /// Drops the lines after the checkpoint, and writes in their place that and why there was a way back.
+    /// Drops the lines of the steps that do not count any more, and writes why there was a way back.
     fn tell_of_going_back(&mut self, at: u64, error: &anyhow::Error) -> anyhow::Result<()> {
         let (step, lr_scale) = (self.state.step, self.state.stability.lr_scale);
         let known = error.downcast_ref::<Divergence>();
@@ -124,11 +126,9 @@ impl<T: Task> Trainer<T> {
         };
         fields.push(("back_to".to_owned(), step.into()));
         fields.push(("lr_scale".to_owned(), lr_scale.into()));
-        self.went_back.push((at, known.map_or(f64::NAN, |divergence| divergence.loss), fields));
-        self.metrics = MetricsLog::open(self.folder.path(), self.state.metrics_lines)?;
-        for (at, loss, fields) in &self.went_back {
-            self.metrics.write(*at, SPLIT, *loss, fields.clone())?;
-        }
+        let loss = known.map_or(f64::NAN, |divergence| divergence.loss);
+        self.metrics.go_back(self.state.metrics_lines)?;
+        self.metrics.write(at, DIVERGENCE, loss, fields)?;
         let cause = crate::describe(error);
         self.progress.note(&format!(
             "step {at}: {cause}: back to step {step}, with {lr_scale} of the learning rate"
@@ -163,7 +163,8 @@ impl<T: Task> Trainer<T> {
         if let Some(divergence) = error.downcast_ref::<Divergence>() {
             let fields = divergence.fields("stop");
             // The error itself is reported anyway.
-            let _unwritable = self.metrics.write(divergence.step, SPLIT, divergence.loss, fields);
+            let _unwritable =
+                self.metrics.write(divergence.step, DIVERGENCE, divergence.loss, fields);
         }
     }
 

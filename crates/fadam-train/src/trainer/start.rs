@@ -75,7 +75,6 @@ impl<T: Task> Trainer<T> {
             unread_losses: Vec::new(),
             skipped_on_device: 0,
             metrics,
-            went_back: Vec::new(),
             progress,
             facts,
             last_line: (state.units, state.train_secs),

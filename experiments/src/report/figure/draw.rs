@@ -89,7 +89,9 @@ pub(super) fn axes(
     let names = names(chart);
     let below = match names.iter().map(Vec::len).max() {
         None => 66,
-        Some(lines) => 12 + NAME_LINE * lines as i32 + if x_label.is_empty() { 0 } else { 32 },
+        Some(lines) => {
+            12 + NAME_LINE * i32::try_from(lines)? + if x_label.is_empty() { 0 } else { 32 }
+        }
     };
     let mut built = ChartBuilder::on(plot)
         .margin(12)
@@ -119,7 +121,7 @@ pub(super) fn axes(
     for (k, lines) in names.iter().enumerate() {
         let (x, _) = at(k as f64, frame.low);
         for (line, words) in lines.iter().enumerate() {
-            label(plot, words, (x, bottom + 8 + line as i32 * NAME_LINE), HPos::Center)?;
+            label(plot, words, (x, bottom + 8 + i32::try_from(line)? * NAME_LINE), HPos::Center)?;
         }
     }
     let (x_scale, y_scale) = (
@@ -230,12 +232,13 @@ fn marker(root: &Area<'_>, k: usize, (x, y): (i32, i32)) -> anyhow::Result<()> {
     let polygon = |corners: &[(i32, i32)]| {
         Polygon::new(corners.iter().map(|(i, j)| (x + i, y + j)).collect::<Vec<_>>(), colour)
     };
-    Ok(match k % 4 {
+    match k % 4 {
         0 => root.draw(&Circle::new((x, y), 5, colour))?,
         1 => root.draw(&polygon(&[(0, -6), (6, 5), (-6, 5)]))?,
         2 => root.draw(&polygon(&[(-5, -5), (5, -5), (5, 5), (-5, 5)]))?,
         _ => root.draw(&polygon(&[(0, -7), (7, 0), (0, 7), (-7, 0)]))?,
-    })
+    }
+    Ok(())
 }
 
 /// The series by lines of the legend, each with where it begins; none for a single series.
@@ -244,11 +247,11 @@ pub(super) fn legend(chart: &Chart) -> Vec<Vec<(usize, i32)>> {
     if chart.series.len() < 2 {
         return lines;
     }
-    let left = SIDES.0 as i32;
+    let left = SIDES.0.cast_signed();
     let mut x = i32::MAX;
     for (k, series) in chart.series.iter().enumerate() {
         let width = 60 + (CHARACTER * f64::from(TEXT) * series.label.chars().count() as f64) as i32;
-        if x.saturating_add(width) > SIZE.0 as i32 {
+        if x.saturating_add(width) > SIZE.0.cast_signed() {
             lines.push(Vec::new());
             x = left;
         }

@@ -78,7 +78,7 @@ pub fn svg(chart: &Chart) -> anyhow::Result<Option<String>> {
         }
         draw::notes(&root, chart, &frame, &at)?;
         for (line, entries) in legend.iter().enumerate() {
-            let y = SIZE.1 as i32 + line as i32 * LEGEND_LINE + LEGEND_LINE / 2;
+            let y = SIZE.1.cast_signed() + i32::try_from(line)? * LEGEND_LINE + LEGEND_LINE / 2;
             draw::legend_line(&root, chart, entries, y)?;
         }
         root.present()?;
