@@ -17,7 +17,7 @@
 //! ([`agreement::Agreement::shape_error`], [`agreement::Agreement::log_spread`]) does not depend on it.
 //!
 //! [`likelihood`] is what the two kinds of loss are, [`network`] the gradients of single examples, [`diagonal`] f and its
-//! estimators, [`study`] the loop, [`verdict`] the rule. What came out is in `docs/results/fisher.md`.
+//! estimators, [`study`] the loop, [`verdict`] the rule. Claims, rule and what came out are in `docs/results/fisher.md`.
 
 pub mod agreement;
 pub mod config;
@@ -42,7 +42,7 @@ use config::Config;
 use plot::Measure;
 
 /// Compares estimators of the diagonal Fisher information (Eqs. 56, 57 and 58) with the exact one, for cross-entropy and
-/// for L2. Without arguments: a few minutes on two cores.
+/// for L2. Without arguments: what configs/ablate/fisher.toml says.
 #[derive(Debug, Parser)]
 #[command(name = "ablate-fisher", version)]
 pub struct Args {
