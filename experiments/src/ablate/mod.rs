@@ -7,6 +7,7 @@
 //! | `ablate-epsilon` | Table 3 | `epsilon`, `epsilon-asr`, `epsilon-vqvae` |
 //! | `ablate-epsilon2` | Table 4 | `epsilon2`, `epsilon2-asr`, `epsilon2-vqvae` |
 //! | `ablate-weight-decay` | Tables 5 and 6 | `weight-decay`, `weight-decay-asr` |
+//! | `ablate-parts` | beyond the paper: each of FAdam's five parts | `parts` |
 //! | `compare` | Table 1, Figures 1a to 1c | `compare`, `compare-asr`, `compare-vqvae` |
 //!
 //! Those are sized for two cores and are part of the programs, so that these run anywhere; each has a `-paper` beside it
@@ -52,10 +53,10 @@ impl Ablation {
     /// As [`run_sweep`].
     pub fn run(&self) -> anyhow::Result<Outcome> {
         let names: Vec<&str> = self.sweeps.iter().map(|(task, _)| *task).collect();
-        let (first, rest) = names.split_first().expect("every program has a sweep");
+        let first = names.first().expect("every program has a sweep");
         let command = Args::command().name(self.name).about(self.about).mut_arg("task", |arg| {
             let values = clap::builder::PossibleValuesParser::new(names.iter().copied());
-            let words = format!("{first}, {}", rest.join(", "));
+            let words = names.join(", ");
             arg.value_parser(values)
                 .help(format!("Which of the program's own sweeps: {words} [default: {first}]"))
         });
@@ -112,6 +113,13 @@ pub const WEIGHT_DECAY: Ablation = Ablation {
     sweeps: &[("llm", sweep!("weight-decay")), ("asr", sweep!("weight-decay-asr"))],
 };
 
+/// `ablate-parts`.
+pub const PARTS: Ablation = Ablation {
+    name: "ablate-parts",
+    about: "Each of the five parts of FAdam, taken from it and added to Adam",
+    sweeps: &[("llm", sweep!("parts"))],
+};
+
 /// `compare`.
 pub const COMPARE: Ablation = Ablation {
     name: "compare",
@@ -124,4 +132,4 @@ pub const COMPARE: Ablation = Ablation {
 };
 
 /// All of them.
-pub const ALL: [Ablation; 5] = [RHO, EPSILON, EPSILON2, WEIGHT_DECAY, COMPARE];
+pub const ALL: [Ablation; 6] = [RHO, EPSILON, EPSILON2, WEIGHT_DECAY, PARTS, COMPARE];
