@@ -76,7 +76,7 @@ fn the_cells_of_parts_are_one_part_away() {
             optimizer.insert("algorithm".to_owned(), "fadam-parts".into());
             let config = RunConfig::<TrainLlm>::from_toml(file, &config.to_string()).unwrap();
             let AnyConfig::Parts(parts) = config.optimizer() else { panic!("{name}") };
-            let of = match name.split(',').next().unwrap() {
+            let of = match name.split('-').next().unwrap() {
                 "FAdam" => PartsConfig::default(),
                 "Adam" => PartsConfig::none(),
                 other => panic!("{other}"),
@@ -85,7 +85,7 @@ fn the_cells_of_parts_are_one_part_away() {
             let fields = cell.as_object().unwrap().iter();
             let other: Vec<&String> =
                 fields.filter(|(key, value)| of[*key] != **value).map(|(key, _)| key).collect();
-            assert_eq!(other.len(), usize::from(name.contains(',')), "{file}: {name}: {other:?}");
+            assert_eq!(other.len(), usize::from(name.contains('-')), "{file}: {name}: {other:?}");
             assert!(
                 seen.insert((name.starts_with('F'), other.first().copied().cloned())),
                 "{name}"

@@ -20,6 +20,7 @@ use crate::{DeviceChoice, Error, RunFolder, SavedRun, checkpoint};
 /// assert_eq!(out, std::path::Path::new("runs/train-llm-tiny"));
 /// ```
 #[derive(Debug, Clone, clap::Args)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct CommonArgs {
     /// TOML configuration; without one every key has its default (with --resume, --eval-only or
     /// --export: the run's own)

@@ -56,16 +56,15 @@ impl SavedRun {
             checkpoint::check_is_whole(checkpoint)?;
         }
         let folder = RunFolder::to_resume(folder)?;
-        let checkpoint = match checkpoint {
-            Some(path) => path.to_owned(),
-            None => {
-                let last = checkpoint::last_whole(&folder.checkpoints())?
-                    .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?;
-                for note in &last.notes {
-                    eprintln!("note: {note}");
-                }
-                last.path
+        let checkpoint = if let Some(path) = checkpoint {
+            path.to_owned()
+        } else {
+            let last = checkpoint::last_whole(&folder.checkpoints())?
+                .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?;
+            for note in &last.notes {
+                eprintln!("note: {note}");
             }
+            last.path
         };
         Ok(Self { folder, checkpoint })
     }

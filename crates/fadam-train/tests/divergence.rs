@@ -139,7 +139,7 @@ fn a_run_goes_back_to_its_checkpoint_with_a_lower_rate_until_it_is_low_enough() 
     assert_eq!(told.len() as u64, back);
     for (i, line) in told.iter().enumerate() {
         assert_eq!(line["action"], "back");
-        assert_eq!(line["lr_scale"].as_f64(), Some(0.5f64.powi(i as i32 + 1)));
+        assert_eq!(line["lr_scale"].as_f64(), Some(0.5f64.powi(i32::try_from(i).unwrap() + 1)));
         assert_eq!(line["back_to"].as_u64().unwrap() % 3, 0, "a checkpoint");
         assert!(line["back_to"].as_u64() < line["step"].as_u64());
     }

@@ -53,7 +53,7 @@ impl Ablation {
     /// As [`run_sweep`].
     pub fn run(&self) -> anyhow::Result<Outcome> {
         let names: Vec<&str> = self.sweeps.iter().map(|(task, _)| *task).collect();
-        let first = names.first().expect("every program has a sweep");
+        let (first, default) = &self.sweeps[0];
         let command = Args::command().name(self.name).about(self.about).mut_arg("task", |arg| {
             let values = clap::builder::PossibleValuesParser::new(names.iter().copied());
             let words = names.join(", ");
@@ -62,7 +62,8 @@ impl Ablation {
         });
         let args = Args::from_arg_matches(&command.get_matches())?;
         let task = args.task.as_deref().unwrap_or(first);
-        let (_, file) = self.sweeps.iter().find(|(name, _)| *name == task).expect("clap checked");
+        // clap has refused other names.
+        let file = self.sweeps.iter().find(|(name, _)| *name == task).map_or(default, |(_, f)| f);
         run_sweep(&args.sweep, file, &tasks())
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::problem::Problem;
 
-/// What is measured. The defaults are `configs/ablate/fisher.toml`.
+/// What is measured. The defaults are `configs/fisher/digits.toml`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn the_config_in_the_tree_is_the_default_and_is_written_as_it_is_read() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/ablate/fisher.toml");
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/fisher/digits.toml");
         assert_eq!(Config::load(Some(&path)).unwrap(), Config::default());
         let text = toml::to_string(&Config::default()).unwrap();
         assert_eq!(Config::parse("again", &text).unwrap(), Config::default());

@@ -42,7 +42,7 @@ use config::Config;
 use plot::Measure;
 
 /// Compares estimators of the diagonal Fisher information (Eqs. 56, 57 and 58) with the exact one, for cross-entropy and
-/// for L2. Without arguments: what configs/ablate/fisher.toml says.
+/// for L2. Without arguments: what configs/fisher/digits.toml says.
 #[derive(Debug, Parser)]
 #[command(name = "ablate-fisher", version)]
 pub struct Args {

@@ -56,16 +56,12 @@ pub(super) fn answers(plan: &Plan, records: &Records) -> Vec<Answer> {
             continue;
         };
         let Row { cell, phase, value, .. } = row;
-        let same = |a: &&mut Answer| a.cell == cell && a.phase == phase;
-        let at = match answers.iter_mut().find(same) {
-            Some(answer) => answer,
-            None => {
-                let losses = Vec::new();
-                answers.push(Answer { cell, phase, value, losses, diverged: 0, failed: 0 });
-                answers.last_mut().expect("it was pushed")
-            }
-        };
-        add(at, record);
+        let same = |a: &Answer| a.cell == cell && a.phase == phase;
+        if !answers.iter().any(same) {
+            let losses = Vec::new();
+            answers.push(Answer { cell, phase, value, losses, diverged: 0, failed: 0 });
+        }
+        add(answers.iter_mut().find(|a| same(a)).expect("it is there now"), record);
     }
     answers
 }

@@ -28,12 +28,12 @@ impl Setting {
         Override::parse(argument)?; // for its messages
         let (key, raw) = argument.split_once('=').expect("Override::parse looked for it");
         let key = key.split('.').map(str::trim).collect::<Vec<_>>().join(".");
-        let (value, raw) = match raw.trim().parse::<Value>() {
-            Ok(value) => (value, raw.trim().to_owned()),
-            Err(_) => {
-                let value = Value::String(raw.trim().to_owned());
-                (value.clone(), value.to_string())
-            }
+        let raw = raw.trim();
+        let (value, raw) = if let Ok(value) = raw.parse::<Value>() {
+            (value, raw.to_owned())
+        } else {
+            let value = Value::String(raw.to_owned());
+            (value.clone(), value.to_string())
         };
         Ok(Self { key, raw, value, place: format!("--set {argument}"), elements: None })
     }

@@ -61,12 +61,15 @@ use plan::Plan;
 use runner::Runner;
 use spec::Spec;
 
+/// What a program does with a command line.
+type Train = Box<dyn Fn(&CommonArgs) -> anyhow::Result<Outcome> + Sync>;
+
 /// A program whose runs a sweep can start.
 pub struct SweepTask {
     name: &'static str,
     /// Checks a configuration and writes it out in full.
     resolve: fn(&[Override]) -> Result<String, Error>,
-    train: Box<dyn Fn(&CommonArgs) -> anyhow::Result<Outcome> + Sync>,
+    train: Train,
 }
 
 impl SweepTask {

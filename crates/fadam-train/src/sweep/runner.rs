@@ -160,7 +160,7 @@ impl<'a> Runner<'a> {
             [Status::Completed, Status::Diverged, Status::Failed].map(count);
         let any = completed + diverged > 0;
         let table = any.then(|| answers::table(self.plan, &self.records) + "\n");
-        let failures = (failed > 0).then(|| format!(", {failed} failed")).unwrap_or_default();
+        let failures = if failed > 0 { format!(", {failed} failed") } else { String::new() };
         let curve = self.folder.path().join(curve::FILE).is_file();
         let curve =
             if curve { format!(", with the curve in {}", curve::FILE) } else { String::new() };
