@@ -51,9 +51,9 @@ pub struct Diagonal(pub Vec<Tensor>);
 pub struct Exact {
     /// f of Eq. 56 over all examples and all labels.
     pub fim: Diagonal,
-    /// E[g²] over the data.
+    /// `E[g²]` over the data.
     pub squares: Diagonal,
-    /// E[g] over the data.
+    /// `E[g]` over the data.
     pub mean: Diagonal,
 }
 
