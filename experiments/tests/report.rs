@@ -105,7 +105,7 @@ const DECAY: &[(&str, &str, [&str; 3])] = &[
     ("wd=1e-5", "1e-5", ["3.05", "3.08", "3.2"]),
 ];
 
-/// The numbers are those of NumPy and `scipy.stats.ttest_rel`, Holm's correction by hand.
+/// The numbers are those of `numpy` and `scipy.stats.ttest_rel`, Holm's correction by hand.
 #[test]
 fn each_contrast_is_judged_by_its_pairs() {
     let bench = Bench::new();
