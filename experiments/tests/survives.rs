@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Bench, assert_same_run, json, metrics, snapshot, string};
-use fadam_train::checkpoint::last_whole;
+use fadam_train::checkpoint::{self, last_whole};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_train-llm");
 
@@ -219,7 +219,9 @@ fn the_second_process_is_refused_while_the_first_trains() {
     let endless = ["--set", "train.steps=1000000", "--out", "run"];
     let mut first = start(&bench, &endless);
     let run = bench.path("run");
-    assert!(wait(&mut first, &run, Duration::ZERO, true), "it ended");
+    while checkpoint::latest(&run.join("checkpoints")).unwrap().is_none() {
+        assert!(wait(&mut first, &run, Duration::ZERO, true), "it ended");
+    }
     let process = format!("is in use: process {} trains in it", first.id());
     bench.refuses(&["--config", "small.toml", "--out", "run"], &[&process]);
     bench.refuses(&["--out", "run", "--resume"], &[&process]);

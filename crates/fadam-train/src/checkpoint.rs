@@ -7,8 +7,9 @@
 //! SHA256SUMS              what these three have to be: see `checksums`
 //! ```
 //!
-//! Which of them a run goes on from is decided in `kept`.
+//! Which of them a run goes on from is decided in `kept`; `held` keeps those that are read from being removed.
 
+mod held;
 mod kept;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,9 @@ use candle_core::Tensor;
 use fadam_core::{AnyOptimizer, NamedVars};
 use serde_json::Value;
 
+pub(crate) use self::held::Held;
 pub use self::kept::{LastWhole, best, last_whole, latest};
-pub(crate) use self::kept::{any, remove_unless_only, set_aside};
+pub(crate) use self::kept::{any, hold_last_whole, remove_unless_only, set_aside};
 use crate::config::CheckpointConfig;
 use crate::state::{FORMATS, TrainState};
 use crate::weights::{Dtypes, Weights};

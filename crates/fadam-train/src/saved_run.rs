@@ -1,17 +1,20 @@
 //! A run folder that is read, not written: one of its checkpoints, evaluated or used.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context;
 use fadam_core::NamedVars;
 
+use crate::checkpoint::Held;
 use crate::config::{Experiment, RunConfig};
 use crate::run_folder::{CONFIG_FILE, RunFolder};
 use crate::state::{EvalRecord, TrainState};
 use crate::task::{self, Task};
 use crate::{Error, Evaluation, checkpoint};
 
-/// A run folder and one of its checkpoints. Nothing in the folder is ever changed.
+/// A run folder and one of its checkpoints. Nothing in the folder is ever changed; a process that trains there meanwhile leaves
+/// this checkpoint in place until the `SavedRun` is dropped.
 ///
 /// ```no_run
 /// # fn open<E: fadam_train::config::Experiment>(model: &fadam_core::NamedVars)
@@ -27,6 +30,7 @@ use crate::{Error, Evaluation, checkpoint};
 pub struct SavedRun {
     folder: RunFolder,
     checkpoint: PathBuf,
+    _held: Arc<Held>,
 }
 
 /// Where a run stood when it wrote a checkpoint.
@@ -52,21 +56,20 @@ impl SavedRun {
     /// [`Error::RunFolder`] when `folder` is not that of a run with a checkpoint, [`Error::Checkpoint`]
     /// when `checkpoint` is not one, or is damaged.
     pub fn open(folder: impl Into<PathBuf>, checkpoint: Option<&Path>) -> Result<Self, Error> {
-        if let Some(checkpoint) = checkpoint {
-            checkpoint::check_is_whole(checkpoint)?;
+        if let Some(path) = checkpoint {
+            let held = Held::to_read(path);
+            checkpoint::check_is_whole(path)?;
+            let held = held.ok_or_else(|| Error::checkpoint(path, "was removed just now"))?;
+            let (folder, checkpoint) = (RunFolder::to_resume(folder)?, path.to_owned());
+            return Ok(Self { folder, checkpoint, _held: Arc::new(held) });
         }
         let folder = RunFolder::to_resume(folder)?;
-        let checkpoint = if let Some(path) = checkpoint {
-            path.to_owned()
-        } else {
-            let last = checkpoint::last_whole(&folder.checkpoints())?
-                .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?;
-            for note in &last.notes {
-                eprintln!("note: {note}");
-            }
-            last.path
-        };
-        Ok(Self { folder, checkpoint })
+        let (last, held) = checkpoint::hold_last_whole(&folder.checkpoints())?
+            .ok_or_else(|| Error::run_folder(folder.path(), "holds no checkpoint"))?;
+        for note in &last.notes {
+            eprintln!("note: {note}");
+        }
+        Ok(Self { folder, checkpoint: last.path, _held: Arc::new(held) })
     }
 
     /// The run that `checkpoint` lies in, at that checkpoint: `RUN/checkpoints/step-…`.

@@ -113,6 +113,26 @@ fn a_checkpoint_without_checksums_is_resumed_with_a_note() {
 }
 
 #[test]
+fn a_checkpoint_that_is_read_stays_until_it_has_been_read() {
+    let folder = half_a_run();
+    let read = SavedRun::open(folder.path(), None).unwrap();
+    let also = SavedRun::open(folder.path(), Some(&checkpoint(folder.path(), 15))).unwrap();
+    assert_eq!(read.checkpoint(), checkpoint(folder.path(), 20));
+    train(folder.path(), true, Some(35)).unwrap();
+    let four = ["step-00000015", "step-00000020", "step-00000030", "step-00000035"];
+    assert_eq!(checkpoints(folder.path()), four);
+    let again = read.clone();
+    drop((read, also));
+    train(folder.path(), true, Some(36)).unwrap();
+    // That of step 30 is the best.
+    let four = ["step-00000020", "step-00000030", "step-00000035", "step-00000036"];
+    assert_eq!(checkpoints(folder.path()), four);
+    drop(again);
+    train(folder.path(), true, None).unwrap();
+    assert_eq!(checkpoints(folder.path()), ["step-00000036", "step-00000040"]);
+}
+
+#[test]
 fn when_none_is_whole_each_is_named_and_nothing_is_touched() {
     let folder = half_a_run();
     for step in [15, 20] {

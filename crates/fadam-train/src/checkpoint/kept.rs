@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 
+use super::held::Held;
 use super::{FILES, MODEL_FILE, OPTIMIZER_FILE, STATE_FILE, read_json};
 use crate::config::CheckpointConfig;
 use crate::{Error, atomic, checksums};
@@ -35,8 +36,19 @@ pub struct LastWhole {
 ///
 /// [`Error::Checkpoint`] when the folder cannot be read, or naming what is wrong with each checkpoint when none is whole.
 pub fn last_whole(folder: &Path) -> Result<Option<LastWhole>, Error> {
+    Ok(hold_last_whole(folder)?.map(|(last, _held)| last))
+}
+
+/// [`last_whole`], and what keeps the process that trains here from removing it.
+pub(crate) fn hold_last_whole(folder: &Path) -> Result<Option<(LastWhole, Held)>, Error> {
     let (mut damaged, mut reasons) = (Vec::new(), Vec::new());
-    for (_, path) in all(folder)?.into_iter().rev() {
+    let mut left = all(folder)?;
+    while let Some((_, path)) = left.pop() {
+        let Some(held) = Held::to_read(&path) else {
+            // It was removed since the folder was read, because there are newer ones.
+            (damaged, reasons, left) = (Vec::new(), Vec::new(), all(folder)?);
+            continue;
+        };
         let has_sums = match check(&path) {
             Ok(has_sums) => has_sums,
             Err(err) => {
@@ -54,7 +66,7 @@ pub fn last_whole(folder: &Path) -> Result<Option<LastWhole>, Error> {
                 checksums::FILE
             ));
         }
-        return Ok(Some(LastWhole { path, damaged, notes }));
+        return Ok(Some((LastWhole { path, damaged, notes }, held)));
     }
     match damaged.len() {
         0 => Ok(None),
@@ -119,13 +131,17 @@ fn own_loss(step: u64, path: &Path) -> Option<f64> {
     if eval["step"] == step { eval["loss"].as_f64() } else { None }
 }
 
-/// Removes all but the last `keep` and, if asked, the best; and what killed runs left aside.
+/// Removes all but the last `keep` and, if asked, the best; and what killed runs left aside. One that somebody reads
+/// is left for the next time.
 pub(super) fn prune(folder: &Path, config: &CheckpointConfig) -> anyhow::Result<()> {
     let checkpoints = list(folder)?;
     let best = if config.keep_best { best_of(&checkpoints) } else { None };
     let old = checkpoints.len().saturating_sub(config.keep);
     for (_, path) in &checkpoints[..old] {
-        if best.as_ref() != Some(path) {
+        if best.as_ref() == Some(path) {
+            continue;
+        }
+        if let Some(_alone) = Held::to_remove(path) {
             remove(path)?;
         }
     }
