@@ -65,6 +65,7 @@ mod name_range;
 pub mod speech;
 mod table;
 pub mod text;
+mod unpanicked;
 mod write_aside;
 
 pub use error::{Error, Result};

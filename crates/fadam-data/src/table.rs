@@ -10,7 +10,6 @@
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +20,7 @@ use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
 
+use crate::unpanicked::unpanicked;
 use crate::{Error, Result};
 
 /// A table on a disk.
@@ -236,12 +236,11 @@ impl Table {
     }
 }
 
-/// Some damage makes the parquet crate panic: an error as any other.
+/// Some damage makes the parquet crate panic.
 fn caught<T>(
     read: impl FnOnce() -> std::result::Result<T, String>,
 ) -> std::result::Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read))
-        .unwrap_or_else(|_| Err("the table is damaged: its pages are not what it says".to_owned()))
+    unpanicked(|| "the table is damaged: its pages are not what it says".to_owned(), read)
 }
 
 fn decimal<T: ToString>(values: Vec<Option<T>>) -> Vec<Option<String>> {

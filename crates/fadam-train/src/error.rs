@@ -109,7 +109,10 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
     if error.chain().any(is_bad_input) { 2 } else { 1 }
 }
 
-/// `error` as one paragraph: its causes joined with `": "`, each said once.
+/// The longest message, in characters. What is quoted of a hostile file may have any length.
+const LONGEST: usize = 2000;
+
+/// `error` as one paragraph: its causes joined with `": "`, each said once. Of a very long one the middle is left out.
 pub fn describe(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
@@ -119,13 +122,35 @@ pub fn describe(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    shortened(text)
+}
+
+fn shortened(text: String) -> String {
+    let length = text.chars().count();
+    if length <= LONGEST {
+        return text;
+    }
+    let at = |n: usize| text.char_indices().nth(n).map_or(text.len(), |(at, _)| at);
+    let (begin, end) = (&text[..at(LONGEST / 2)], &text[at(length - LONGEST / 2)..]);
+    format!("{begin} [… {} characters …] {end}", length - 2 * (LONGEST / 2))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use anyhow::Context;
+
+    #[test]
+    fn a_very_long_message_is_shortened_in_its_middle() {
+        let said = |length: usize| {
+            let quoted = "é".repeat(length);
+            describe(&anyhow::anyhow!("a.csv:2: \"{quoted}\" is no number"))
+        };
+        assert_eq!(said(1900).chars().count(), 1924);
+        let long = said(100_000);
+        assert!(long.starts_with("a.csv:2: \"éé") && long.ends_with("éé\" is no number"), "{long}");
+        assert!(long.contains(" [… 98024 characters …] "), "{long}");
+    }
 
     #[test]
     fn bad_input_exits_with_2_however_deep_and_the_rest_with_1() {

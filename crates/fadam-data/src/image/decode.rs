@@ -3,9 +3,9 @@
 //! A picture is whole or an error: what a decoder would fill up with grey is refused.
 
 use std::fmt;
-use std::panic::catch_unwind;
 
 use super::{Fault, Rgb, exif, from_jpeg, from_png, from_webp};
+use crate::unpanicked::unpanicked;
 use crate::{Error, Result};
 
 /// The most pixels of a picture, unless something else is asked for: 8192², 192 MiB of red, green and blue.
@@ -119,7 +119,7 @@ pub(super) struct Raw {
 /// [`Error::Picture`] with the [`Fault`]: no bytes, another format, bytes that end early or are damaged, a
 /// picture that is too large.
 pub fn decode(bytes: &[u8], name: &str, max_pixels: u64) -> Result<Decoded> {
-    unpanicked(|| whole(bytes, max_pixels))
+    unpanicked(gave_up, || whole(bytes, max_pixels))
         .map_err(|fault| Error::Picture { name: name.to_owned(), fault })
 }
 
@@ -131,7 +131,11 @@ pub(super) fn dimensions(
     bytes: &[u8],
     max_pixels: u64,
 ) -> std::result::Result<(usize, usize), Fault> {
-    unpanicked(|| header(format(bytes)?, bytes, max_pixels))
+    unpanicked(gave_up, || header(format(bytes)?, bytes, max_pixels))
+}
+
+fn gave_up() -> Fault {
+    Fault::Damaged("the decoder gave up on it".to_owned())
 }
 
 fn whole(bytes: &[u8], max_pixels: u64) -> std::result::Result<Decoded, Fault> {
@@ -206,13 +210,4 @@ fn on_white(pixels: Vec<u8>, channels: usize) -> Vec<u8> {
         }
         _ => pixels,
     }
-}
-
-/// A decoder that panics has met a file that it was not made for: an error like others, in a set of a
-/// million pictures.
-fn unpanicked<T>(
-    decode: impl FnOnce() -> std::result::Result<T, Fault> + std::panic::UnwindSafe,
-) -> std::result::Result<T, Fault> {
-    catch_unwind(decode)
-        .unwrap_or_else(|_| Err(Fault::Damaged("the decoder gave up on it".to_owned())))
 }

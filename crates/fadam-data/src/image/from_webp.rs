@@ -28,6 +28,11 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Fault> {
     let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| fault(&error))?;
     let (width, height) = decoder.dimensions();
     let (width, height) = (width as usize, height as usize);
+    if let Some((w, h)) = frames(bytes).find(|sides| *sides != (width, height)) {
+        return Err(Fault::Damaged(format!(
+            "a frame of {w} x {h} in a picture of {width} x {height}"
+        )));
+    }
     decoder.set_memory_limit(ASIDE + 4 * width * height);
     let channels = if decoder.has_alpha() { 4 } else { 3 };
     let mut pixels = vec![0; channels * width * height];
@@ -35,6 +40,24 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Fault> {
     let exif = decoder.exif_metadata().map_err(|error| fault(&error))?;
     let (grey, cmyk, sixteen_bits) = (false, false, false);
     Ok(Raw { width, height, channels, pixels, grey, cmyk, sixteen_bits, exif })
+}
+
+/// The sides that the lossy frames state of themselves. The decoder takes memory for them before it compares them with
+/// those of the picture.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> {
+    let mut rest = bytes.get(12..).unwrap_or_default();
+    std::iter::from_fn(move || {
+        let (head, data) = rest.split_at_checked(8)?;
+        let length = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+        rest = data.get(length.saturating_add(length % 2)..).unwrap_or_default();
+        Some((head.starts_with(b"VP8 "), data))
+    })
+    // A tag of three bytes, a start code of three, two sides of 14 bits with 2 bits of scale above.
+    .filter_map(|(is_lossy, data)| data.get(6..10).filter(|_| is_lossy))
+    .map(|sides| {
+        let side = |at: usize| usize::from(u16::from_le_bytes([sides[at], sides[at + 1]]) & 0x3fff);
+        (side(0), side(2))
+    })
 }
 
 /// That there are fewer bytes than the header says.

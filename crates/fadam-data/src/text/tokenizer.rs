@@ -11,6 +11,7 @@ use tokenizers::{AddedToken, Encoding};
 
 use super::Document;
 use super::pieces::pieces;
+use crate::unpanicked::unpanicked;
 use crate::write_aside::write_aside;
 use crate::{Error, Result};
 
@@ -87,8 +88,13 @@ impl Tokenizer {
             std::io::ErrorKind::NotFound => Error::MissingPath { path: path.to_path_buf() },
             _ => Error::Io { action: "read", path: path.to_path_buf(), cause },
         })?;
-        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(|e| {
-            Error::MalformedTokenizer { path: path.to_path_buf(), reason: e.to_string() }
+        let malformed = |reason| Error::MalformedTokenizer { path: path.to_path_buf(), reason };
+        // The library expects JSON of what it is given, and panics where it is none.
+        serde_json::from_slice::<serde::de::IgnoredAny>(&json)
+            .map_err(|error| malformed(error.to_string()))?;
+        let gave_up = || malformed("the tokenizers library gave up on it".to_owned());
+        let inner = unpanicked(gave_up, || {
+            tokenizers::Tokenizer::from_bytes(json).map_err(|error| malformed(error.to_string()))
         })?;
         let names = eos.map_or(KNOWN_EOS.to_vec(), |name| vec![name]);
         let found = names.iter().find_map(|name| Some((*name, inner.token_to_id(name)?)));

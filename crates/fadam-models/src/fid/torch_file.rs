@@ -132,11 +132,15 @@ fn tensor(info: &TensorInfo, storages: &HashMap<String, Vec<u8>>) -> Result<Tens
     let (dims, strides) = (info.layout.dims(), info.layout.stride());
     // In bytes, as candle's reader has it.
     let (start, size) = (info.layout.start_offset(), info.dtype.size_in_bytes());
-    let count: usize = dims.iter().product();
-    let reach: usize = dims.iter().zip(strides).map(|(n, s)| n.saturating_sub(1) * s).sum();
-    if count > 0 && start + (reach + 1) * size > bytes.len() {
+    let product = |numbers: &[usize]| numbers.iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
+    let steps = |(n, stride): (&usize, &usize)| n.saturating_sub(1).checked_mul(*stride);
+    let reach = dims.iter().zip(strides).try_fold(1, |n: usize, step| n.checked_add(steps(step)?));
+    let end = reach.and_then(|n| n.checked_mul(size)?.checked_add(start));
+    let count = product(dims).filter(|&n| n == 0 || end.is_some_and(|end| end <= bytes.len()));
+    // Strides of 0, as `expand` makes them, would let a few bytes ask for any amount of memory.
+    let Some(count) = count.filter(|n| n.saturating_mul(size) <= bytes.len()) else {
         bail!("{}: shape {dims:?} with strides {strides:?} reaches beyond its storage", info.name);
-    }
+    };
     let mut gathered = Vec::with_capacity(count * size);
     let mut place = vec![0; dims.len()];
     for _ in 0..count {
