@@ -15,6 +15,14 @@ step "spelling"
 optional typos
 step "licences, bans, sources"
 optional cargo-deny check licenses bans sources
+step "advisories"
+if ! command -v cargo-deny >/dev/null; then
+    echo "skipped: cargo-deny is not installed"
+elif timeout 60 cargo-deny fetch db >/dev/null 2>&1; then
+    cargo-deny check advisories
+else
+    echo "skipped: the database of advisories cannot be reached"
+fi
 step "lints"
 cargo clippy --workspace --all-targets -- -D warnings
 step "docs"
