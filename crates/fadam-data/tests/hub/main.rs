@@ -164,6 +164,57 @@ fn a_silent_server_is_not_waited_for_without_end() {
 }
 
 #[test]
+fn a_slow_server_is_waited_for() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put_large(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Slow(0), Fault::Slow(100), Fault::Slow(100), Fault::Slow(100)]);
+    // It takes longer than anybody waits for a server that says nothing.
+    let patience = Duration::from_millis(400);
+    let hub = hub(&server, &home, &[]).with_waits(Duration::from_millis(1), patience);
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+}
+
+#[test]
+fn a_circle_of_redirects_ends() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Circle]);
+    let reason = refusal(&hub(&server, &home, &[]), &place());
+    assert!(reason.contains("redirect"), "{reason}");
+    assert!(server.requests().len() < 200, "{}", server.requests().len());
+}
+
+#[test]
+fn a_wrong_length_is_no_file() {
+    for size in [0, 1000, 1 << 40] {
+        let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+        server.put(REPO, FILE, contents());
+        server.fail(REPO, FILE, [Fault::Says(size); 100]);
+        let reason = refusal(&hub(&server, &home, &[]), &place());
+        assert!(reason.starts_with("the download failed 5 times, last with: "), "{reason}");
+        server.forgive(REPO, FILE);
+        assert_eq!(
+            fs::read(hub(&server, &home, &[]).fetch(&place()).unwrap()).unwrap(),
+            contents()
+        );
+    }
+}
+
+#[test]
+fn a_token_does_not_follow_a_file_to_another_server() {
+    let (server, other) = (Server::start(), Server::start());
+    let home = tempfile::tempdir().unwrap();
+    server.put_large(REPO, FILE, contents());
+    server.gate(REPO, SECRET);
+    server.keep_large_at(&other);
+    other.put(REPO, FILE, contents());
+    let hub = hub(&server, &home, &[("HF_TOKEN", SECRET)]);
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+    let asked = other.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|r| r.authorization.is_none()), "{asked:?}");
+}
+
+#[test]
 fn what_is_no_hub_and_what_is_not_reached() {
     let home = tempfile::tempdir().unwrap();
     let at = |endpoint: &str, offline: &str| {

@@ -9,6 +9,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 /// What every answer says the revision is.
 pub(crate) const COMMIT: &str = "1ddc917116b730e1859edef32896ec5c16be51d0";
@@ -24,6 +25,12 @@ pub(crate) enum Fault {
     WholeFile,
     /// Nothing, until the client goes.
     Silence,
+    /// What was asked for, in ten parts with so many milliseconds between them.
+    Slow(u64),
+    /// A redirect to where the client is already, time and again.
+    Circle,
+    /// A size of the whole that it does not have.
+    Says(usize),
 }
 
 /// A request, as it came.
@@ -39,6 +46,8 @@ struct State {
     files: BTreeMap<String, Vec<u8>>,
     large: Vec<String>,
     renamed: BTreeMap<String, String>,
+    /// Another server that has the large files.
+    elsewhere: Option<String>,
     faults: BTreeMap<String, VecDeque<Fault>>,
     /// Repositories that ask for this token.
     gated: BTreeMap<String, String>,
@@ -88,6 +97,11 @@ impl Server {
         self.state.lock().unwrap().renamed.insert(old.to_owned(), new.to_owned());
     }
 
+    /// Redirects to another server for large files.
+    pub(crate) fn keep_large_at(&self, other: &Server) {
+        self.state.lock().unwrap().elsewhere = Some(other.endpoint());
+    }
+
     /// Asks for a token.
     pub(crate) fn gate(&self, repo: &str, token: &str) {
         self.state.lock().unwrap().gated.insert(repo.to_owned(), token.to_owned());
@@ -98,6 +112,15 @@ impl Server {
     pub(crate) fn fail(&self, repo: &str, file: &str, faults: impl IntoIterator<Item = Fault>) {
         let mut state = self.state.lock().unwrap();
         state.faults.entry(format!("{repo}/{file}")).or_default().extend(faults);
+    }
+
+    /// Does no more of what [`fail`](Self::fail) asked for.
+    pub(crate) fn forgive(&self, repo: &str, file: &str) {
+        self.state.lock().unwrap().faults.remove(&format!("{repo}/{file}"));
+    }
+
+    fn fail_again(&self, key: &str, fault: Fault) {
+        self.state.lock().unwrap().faults.entry(key.to_owned()).or_default().push_front(fault);
     }
 
     /// What was asked for so far.
@@ -140,13 +163,18 @@ impl Server {
             Some(Fault::CutAfter(_) | Fault::WholeFile) if !whole => None,
             _ => faults.pop_front(),
         };
+        let place = state.elsewhere.clone().unwrap_or_else(|| self.endpoint());
         drop(state);
         match fault {
+            Some(Fault::Circle) => {
+                self.fail_again(&key, Fault::Circle);
+                status(connection, 302, &format!("Location: {}\r\n", request.path))
+            }
             Some(Fault::Status(code)) => status(connection, code, ""),
             Some(Fault::Silence) => reader.read_line(&mut String::new()).map(drop),
             _ if redirected => {
                 let etag = etag(&bytes);
-                let to = format!("{}/lfs/{key}", self.endpoint());
+                let to = format!("{place}/lfs/{key}");
                 let headers = format!(
                     "x-repo-commit: {COMMIT}\r\nx-linked-etag: \"{etag}\"\r\nx-linked-size: {}\r\n\
                      ETag: \"other\"\r\nLocation: {to}\r\n",
@@ -200,7 +228,8 @@ fn send(
         return status(connection, 416, "");
     }
     let part = &bytes[from..to.min(bytes.len())];
-    let (code, size) = (if range.is_some() { 206 } else { 200 }, bytes.len());
+    let size = if let Some(Fault::Says(size)) = fault { size } else { bytes.len() };
+    let code = if range.is_some() { 206 } else { 200 };
     write!(
         connection,
         "HTTP/1.1 {code} .\r\nContent-Length: {}\r\nConnection: close\r\nETag: \"{}\"\r\n\
@@ -211,6 +240,10 @@ fn send(
     )?;
     match fault {
         Some(Fault::CutAfter(count)) => connection.write_all(&part[..count.min(part.len())]),
+        Some(Fault::Slow(ms)) => part.chunks(part.len().div_ceil(10)).try_for_each(|bytes| {
+            thread::sleep(Duration::from_millis(ms));
+            connection.write_all(bytes)
+        }),
         _ => connection.write_all(part),
     }
 }
