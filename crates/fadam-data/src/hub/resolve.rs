@@ -25,6 +25,9 @@ const REDIRECTS: usize = 10;
 /// The header that only a hub has.
 const COMMIT: &str = "x-repo-commit";
 
+/// What the contents are called where they are elsewhere.
+const LINKED_ETAG: &str = "x-linked-etag";
+
 type Answer = Response<Body>;
 
 /// Asks the hub, and whom it redirects to.
@@ -80,11 +83,13 @@ impl Client {
     pub(super) fn about(&self, path: &str) -> Result<About, Failure> {
         let url = format!("{}{path}", self.hub.to_string().trim_end_matches('/'));
         let url = url.parse().map_err(|_| Failure::Endpoint)?;
-        // Of the last answer of the server that knows the commit: relative redirects stay there.
+        // Of the server that knows the commit: its last answer, or the one that links to a large file.
         let mut told: Option<(Uri, HeaderMap)> = None;
         let (url, answer) = self.follow(url, "bytes=0-0", |url, headers| {
-            let stays = told.as_ref().is_none_or(|(teller, _)| same_server(teller, url));
-            if stays && headers.contains_key(COMMIT) {
+            let more = told.as_ref().is_none_or(|(teller, told)| {
+                same_server(teller, url) && !told.contains_key(LINKED_ETAG)
+            });
+            if more && headers.contains_key(COMMIT) {
                 told = Some((url.clone(), headers.clone()));
             }
         })?;
@@ -100,7 +105,7 @@ impl Client {
             (None, None) => None,
         };
         let size = size.ok_or_else(|| Failure::Nonsense("the size is not told".to_owned()))?;
-        let etag = if told.contains_key("x-linked-etag") { "x-linked-etag" } else { "etag" };
+        let etag = if told.contains_key(LINKED_ETAG) { LINKED_ETAG } else { "etag" };
         Ok(About { commit: name(&told, COMMIT)?, etag: name(&told, etag)?, size, url })
     }
 

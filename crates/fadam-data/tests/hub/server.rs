@@ -1,11 +1,11 @@
-//! A hub on loopback: enough of the protocol for hf-hub, and every way in which it goes wrong.
+//! A hub on loopback: enough of the protocol, and every way in which it goes wrong.
 //!
 //! As the real one does, it answers `GET /<repo>/resolve/<revision>/<file>` with the headers
 //! `x-repo-commit` and `etag` (`x-linked-etag` for a large file, which it redirects to another
 //! address), takes ranges, and redirects renamed repositories by a relative `Location`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -31,6 +31,14 @@ pub(crate) enum Fault {
     Circle,
     /// A size of the whole that it does not have.
     Says(usize),
+    /// So many bytes of what was asked for, then nothing, until the client goes.
+    Stall(usize),
+    /// Bytes behind those that the headers speak of.
+    Tail,
+    /// The whole file, compressed though nobody asked for that.
+    Gzip,
+    /// A page of a network that wants a login: another server's answer, with status 200.
+    Page,
 }
 
 /// A request, as it came.
@@ -39,6 +47,7 @@ pub(crate) struct Request {
     pub(crate) path: String,
     pub(crate) range: Option<String>,
     pub(crate) authorization: Option<String>,
+    pub(crate) accept_encoding: Option<String>,
 }
 
 #[derive(Default)]
@@ -160,7 +169,7 @@ impl Server {
         let whole = request.range.as_deref() != Some("bytes=0-0") && !redirected;
         let faults = state.faults.entry(key.clone()).or_default();
         let fault = match faults.front() {
-            Some(Fault::CutAfter(_) | Fault::WholeFile) if !whole => None,
+            Some(Fault::CutAfter(_) | Fault::WholeFile | Fault::Stall(_)) if !whole => None,
             _ => faults.pop_front(),
         };
         let place = state.elsewhere.clone().unwrap_or_else(|| self.endpoint());
@@ -172,6 +181,8 @@ impl Server {
             }
             Some(Fault::Status(code)) => status(connection, code, ""),
             Some(Fault::Silence) => reader.read_line(&mut String::new()).map(drop),
+            Some(Fault::Page) => page(connection),
+            Some(Fault::Gzip) if !redirected => gzip(connection, &bytes),
             _ if redirected => {
                 let etag = etag(&bytes);
                 let to = format!("{place}/lfs/{key}");
@@ -191,13 +202,14 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Request> {
     let mut first = String::new();
     reader.read_line(&mut first)?;
     let path = first.split(' ').nth(1).unwrap_or_default().to_owned();
-    let mut request = Request { path, range: None, authorization: None };
+    let mut request = Request { path, range: None, authorization: None, accept_encoding: None };
     loop {
         let mut line = String::new();
         reader.read_line(&mut line)?;
         let Some((name, value)) = line.trim_end().split_once(": ") else { return Ok(request) };
         match name.to_lowercase().as_str() {
             "range" => request.range = Some(value.to_owned()),
+            "accept-encoding" => request.accept_encoding = Some(value.to_owned()),
             "authorization" => request.authorization = Some(value.to_owned()),
             _ => {}
         }
@@ -209,6 +221,27 @@ fn status(mut connection: TcpStream, code: u16, headers: &str) -> std::io::Resul
         connection,
         "HTTP/1.1 {code} .\r\nContent-Length: 0\r\nConnection: close\r\n{headers}\r\n"
     )
+}
+
+fn page(mut connection: TcpStream) -> std::io::Result<()> {
+    let page = "<html>Who are you?</html>";
+    let length = page.len();
+    let headers = format!("Content-Type: text/html\r\nETag: \"page\"\r\nContent-Length: {length}");
+    write!(connection, "HTTP/1.1 200 .\r\nConnection: close\r\n{headers}\r\n\r\n{page}")
+}
+
+fn gzip(mut connection: TcpStream, bytes: &[u8]) -> std::io::Result<()> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes)?;
+    let body = encoder.finish()?;
+    write!(
+        connection,
+        "HTTP/1.1 200 .\r\nContent-Length: {}\r\nConnection: close\r\nETag: \"{}\"\r\n\
+         x-repo-commit: {COMMIT}\r\nContent-Encoding: gzip\r\n\r\n",
+        body.len(),
+        etag(bytes)
+    )?;
+    connection.write_all(&body)
 }
 
 /// The part of `bytes` that `range` asks for.
@@ -244,6 +277,11 @@ fn send(
             thread::sleep(Duration::from_millis(ms));
             connection.write_all(bytes)
         }),
+        Some(Fault::Stall(count)) => {
+            connection.write_all(&part[..count.min(part.len())])?;
+            connection.read(&mut [0]).map(drop)
+        }
+        Some(Fault::Tail) => connection.write_all(&[part, b"and more"].concat()),
         _ => connection.write_all(part),
     }
 }
