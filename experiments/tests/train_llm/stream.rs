@@ -7,6 +7,7 @@ mod server;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use fadam_data::text::{Document, Origin, Tokenizer};
@@ -53,6 +54,20 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// No file has the secret: runs, the hub's cache, tokens, whatever is left of a failure.
+fn assert_nowhere(secret: &str, folder: &Path) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            assert_nowhere(secret, &path);
+        } else {
+            let bytes = fs::read(&path).unwrap();
+            let tells = bytes.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!tells, "{} has the token", path.display());
+        }
+    }
+}
+
 /// JSON lines as C4 has them, with an empty document.
 fn lines(shard: usize, count: usize) -> String {
     let words = ["we", "the", "people", "of", "this", "great", "nation", "ask", "not", "peace"];
@@ -87,7 +102,7 @@ impl Streamed {
         // The second is not there: an evaluation on 8 windows does not need it.
         let held_out = "en/c4-validation.00000-of-00002.json.gz";
         server.put_large(C4, held_out, gzip(&lines(7, 20)));
-        let origin = Origin { file: std::path::Path::new("a").into(), line: None };
+        let origin = Origin { file: Path::new("a").into(), line: None };
         let text = Document { text: lines(1, 20), origin };
         let tokenizer = Tokenizer::train_byte_level_bpe(&[text], 280).unwrap();
         server.put("google-t5/t5-base", "tokenizer.json", tokenizer.to_json().unwrap());
@@ -111,6 +126,7 @@ impl Streamed {
             .unwrap();
         let text = format!("{}{}", string(&output.stdout), string(&output.stderr));
         assert!(!text.contains(SECRET), "the token is told: {text}");
+        assert_nowhere(SECRET, &self.bench.path(""));
         output
     }
 
@@ -137,10 +153,12 @@ impl Streamed {
 fn a_stream_of_the_hub_resumes_bit_for_bit_and_is_that_of_a_mirror() {
     let streamed = Streamed::new();
     let (bench, server) = (&streamed.bench, &streamed.server);
+    server.gate(C4, SECRET);
     server.fail(C4, &train(1), [Fault::CutAfter(50)]);
     let text = streamed.train(&["--out", "whole"], &[]);
     assert!(text.contains("training files: 3, read in turn"), "{text}");
     assert!(text.contains("1 empty document skipped: "), "{text}");
+    assert!(server.requests().iter().any(|r| r.authorization.is_some()), "nobody was asked");
     let summary = json(&bench.path("whole/summary.json"));
     assert_eq!(summary["data_encoded_files"], 3, "{summary}");
     for key in ["data_wait_s", "data_first_wait_s", "data_tokens", "data_empty_documents"] {

@@ -82,6 +82,12 @@ impl HubFile {
         };
         Repo::with_revision(self.repo.clone(), kind, self.revision.clone())
     }
+
+    /// Behind the address of the hub.
+    pub(super) fn path_on_hub(&self) -> String {
+        let repo = self.repo();
+        format!("/{}/resolve/{}/{}", repo.url(), repo.url_revision(), self.file)
+    }
 }
 
 impl fmt::Display for HubFile {

@@ -164,6 +164,185 @@ fn a_silent_server_is_not_waited_for_without_end() {
 }
 
 #[test]
+fn a_slow_server_is_waited_for() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put_large(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Slow(0), Fault::Slow(100), Fault::Slow(100), Fault::Slow(100)]);
+    // It takes longer than anybody waits for a server that says nothing.
+    let patience = Duration::from_millis(400);
+    let hub = hub(&server, &home, &[]).with_waits(Duration::from_millis(1), patience);
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+}
+
+#[test]
+fn a_circle_of_redirects_ends() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Circle]);
+    let reason = refusal(&hub(&server, &home, &[]), &place());
+    assert_eq!(reason, "not what a hub answers: more than 10 redirects");
+    assert_eq!(server.requests().len(), 11);
+}
+
+#[test]
+fn a_wrong_length_is_no_file() {
+    for size in [0, 1000, 1 << 40] {
+        let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+        server.put(REPO, FILE, contents());
+        server.fail(REPO, FILE, [Fault::Says(size); 100]);
+        let reason = refusal(&hub(&server, &home, &[]), &place());
+        assert!(reason.starts_with("the download failed 5 times, last with: "), "{reason}");
+        server.forgive(REPO, FILE);
+        assert_eq!(
+            fs::read(hub(&server, &home, &[]).fetch(&place()).unwrap()).unwrap(),
+            contents()
+        );
+    }
+}
+
+#[test]
+fn a_token_does_not_follow_a_file_to_another_server() {
+    let (server, other) = (Server::start(), Server::start());
+    let home = tempfile::tempdir().unwrap();
+    server.put_large(REPO, FILE, contents());
+    server.gate(REPO, SECRET);
+    server.keep_large_at(&other);
+    other.put(REPO, FILE, contents());
+    let hub = hub(&server, &home, &[("HF_TOKEN", SECRET)]);
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+    let asked = other.requests();
+    assert!(!asked.is_empty() && asked.iter().all(|r| r.authorization.is_none()), "{asked:?}");
+    assert!(server.requests().iter().any(|r| r.authorization.is_some()));
+}
+
+#[test]
+fn an_address_that_is_no_longer_good_is_asked_for_again() {
+    let (server, other) = (Server::start(), Server::start());
+    let home = tempfile::tempdir().unwrap();
+    server.put_large(REPO, FILE, contents());
+    server.keep_large_at(&other);
+    other.put(REPO, FILE, contents());
+    other.fail(REPO, FILE, [Fault::Status(403)]);
+    let hub = hub(&server, &home, &[("HF_TOKEN", SECRET)]);
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+    other.fail(REPO, FILE, [Fault::Status(403); 5]);
+    fs::remove_dir_all(home.path().join("hub")).unwrap();
+    let reason = refusal(&hub, &place());
+    assert!(reason.contains("failed 5 times, last with: http status: 403"), "{reason}");
+    assert!(other.requests().iter().all(|r| r.authorization.is_none()));
+}
+
+#[test]
+fn a_login_page_is_no_file() {
+    let (server, other) = (Server::start(), Server::start());
+    let home = tempfile::tempdir().unwrap();
+    server.put_large(REPO, FILE, contents());
+    server.keep_large_at(&other);
+    other.put(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Page]);
+    let hub = hub(&server, &home, &[]);
+    let reason = refusal(&hub, &place());
+    let expected = "not what a hub answers: an answer without x-repo-commit; is it the login page";
+    assert!(reason.starts_with(expected), "{reason}");
+    assert!(!home.path().join("hub").exists(), "nothing is left in the cache");
+    // In the place of the bytes, where a part is already.
+    other.fail(REPO, FILE, [Fault::CutAfter(5000)]);
+    other.fail(REPO, FILE, [Fault::Page; 8]);
+    let reason = refusal(&hub, &place());
+    assert!(reason.contains(&format!("25 bytes came instead of {}", contents().len())), "{reason}");
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+}
+
+#[test]
+fn what_falls_silent_is_resumed_by_the_next_run() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put_large(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Stall(70_000)]);
+    let patience = Duration::from_millis(400);
+    let hub = hub(&server, &home, &[]).with_waits(Duration::from_millis(1), patience);
+    let reason = refusal(&hub, &place());
+    assert!(reason.starts_with("the server has sent nothing for 0.4 s; run it again"), "{reason}");
+    assert_eq!(fs::read(hub.fetch(&place()).unwrap()).unwrap(), contents());
+    assert_eq!(server.requests().pop().unwrap().range.as_deref(), Some("bytes=70000-"));
+}
+
+#[test]
+fn more_bytes_and_compressed_ones() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put_large(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Tail; 3]);
+    let path = hub(&server, &home, &[]).fetch(&place()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), contents());
+    fs::remove_dir_all(home.path().join("hub")).unwrap();
+    // Undone where the hub says how large it is: by the redirect, for the first byte, and for all.
+    server.fail(REPO, FILE, [Fault::Gzip; 3]);
+    hub(&server, &home, &[]).fetch(&place()).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), contents());
+    let asked = server.requests();
+    assert!(asked.iter().all(|r| r.accept_encoding.as_deref() == Some("identity")), "{asked:?}");
+    // Refused where nobody knows.
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Gzip]);
+    let reason = refusal(&hub(&server, &home, &[]), &place());
+    assert_eq!(reason, "not what a hub answers: the size is not told");
+}
+
+#[test]
+fn two_at_once_download_once() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    server.fail(REPO, FILE, [Fault::Slow(30); 6]);
+    let hub = hub(&server, &home, &[]);
+    std::thread::scope(|scope| {
+        let both = [(); 2].map(|()| scope.spawn(|| hub.fetch(&place()).unwrap()));
+        for one in both {
+            assert_eq!(fs::read(one.join().unwrap()).unwrap(), contents());
+        }
+    });
+    let whole = |r: &server::Request| r.range.as_deref() == Some("bytes=0-");
+    assert_eq!(server.requests().into_iter().filter(whole).count(), 1);
+}
+
+#[test]
+fn a_download_of_another_process_is_waited_for_while_it_grows() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    let hub = hub(&server, &home, &[]);
+    let path = hub.fetch(&place()).unwrap();
+    let blob = fs::canonicalize(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::remove_file(&blob).unwrap();
+    let lock = fs::File::create(blob.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let hub = hub.with_waits(Duration::from_millis(1), Duration::from_millis(300));
+    let reason = refusal(&hub, &place());
+    assert!(reason.starts_with("another process downloads it (it holds "), "{reason}");
+    assert!(reason.ends_with("has got nothing for 0.3 s"), "{reason}");
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| hub.fetch(&place()).unwrap());
+        for length in 1..=5 {
+            std::thread::sleep(Duration::from_millis(150));
+            fs::write(blob.with_extension("part"), &contents()[..length * 1000]).unwrap();
+        }
+        lock.unlock().unwrap();
+        assert_eq!(fs::read(waiting.join().unwrap()).unwrap(), contents());
+    });
+    assert_eq!(server.requests().pop().unwrap().range.as_deref(), Some("bytes=5000-"));
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_is_named_at_once() {
+    let (server, home) = (Server::start(), tempfile::tempdir().unwrap());
+    server.put(REPO, FILE, contents());
+    fs::write(home.path().join("hub"), "a file").unwrap();
+    let reason = refusal(&hub(&server, &home, &[]), &place());
+    assert!(reason.starts_with("the cache cannot be written: "), "{reason}");
+    assert!(reason.contains("datasets--allenai--c4"), "{reason}");
+    assert_eq!(server.requests().len(), 1, "it is not tried again");
+}
+
+#[test]
 fn what_is_no_hub_and_what_is_not_reached() {
     let home = tempfile::tempdir().unwrap();
     let at = |endpoint: &str, offline: &str| {
