@@ -36,9 +36,6 @@ def golden():
         summary_pb2.Summary.Value(tag="eval/loss", simple_value=math.nan),
         summary_pb2.Summary.Value(
             tag="fim/log10_f/w",
-            metadata=summary_pb2.SummaryMetadata(
-                plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="histograms"), summary_description="log₁₀ f"
-            ),
             histo=summary_pb2.HistogramProto(
                 min=-11.75, max=-11.125, num=3, sum=-34.5, sum_squares=397.0, bucket_limit=[-11.5, -11.25, -11.0], bucket=[2, 0, 1]
             ),
@@ -187,7 +184,6 @@ def ask_the_program(runs, *flags):
             looked = [line["step"] for line in lines if line["split"] == "optimizer"]
             tags = ask(address, "histograms/tags")[run.name]
             fim = next(tag for tag in tags if tag.startswith("fim/log10_f/"))
-            assert "Fisher" in tags[fim]["description"], tags[fim]
             assert [step for _, step, _ in ask(address, "histograms/histograms", run=run.name, tag=fim)] == looked, (run, fim)
             config = ask(address, "text/text", run=run.name, tag="config")
             assert "algorithm = " in config[0]["text"], config

@@ -62,9 +62,7 @@ impl Diagnostics {
     pub(crate) fn values(&self) -> Vec<Value> {
         let mut values = Vec::new();
         for (kind, f) in &self.fim {
-            let about =
-                "log₁₀ of the diagonal Fisher information f; elements that are 0 are left out";
-            values.extend(f.value(format!("fim/log10_f/{kind}"), about));
+            values.extend(f.value(format!("fim/log10_f/{kind}")));
             values.extend(f.mean().map(|mean| scalar(format!("fim/log10_f_mean/{kind}"), mean)));
         }
         let zeros: u64 = self.fim.values().map(LogHistogram::zeros).sum();
@@ -72,8 +70,7 @@ impl Diagnostics {
         values.push(scalar("fim/zeros", zeros as f64 / all.max(1) as f64));
         let mut natural = LogHistogram::default();
         natural.add(self.report.tensors.iter().map(|tensor| tensor.measures.rms_natural));
-        let about = "log₁₀ RMS(ḡ) of the natural gradient before it is clipped, a number a tensor";
-        values.extend(natural.value("clip/log10_rms_natural".to_owned(), about));
+        values.extend(natural.value("clip/log10_rms_natural".to_owned()));
         values
     }
 }

@@ -69,7 +69,7 @@ impl LogHistogram {
     }
 
     /// From the first bucket with something in it to the last; `None` if there is none.
-    pub(crate) fn value(&self, tag: String, description: &str) -> Option<Value> {
+    pub(crate) fn value(&self, tag: String) -> Option<Value> {
         let first = self.counts.iter().position(|count| *count > 0)?;
         let last = self.counts.iter().rposition(|count| *count > 0)?;
         let edge = |bucket: usize| LEAST + (bucket + 1) as f64 / PER_DECADE;
@@ -82,7 +82,7 @@ impl LogHistogram {
             limits: (first..=last).map(edge).collect(),
             counts: self.counts[first..=last].iter().map(|count| *count as f64).collect(),
         };
-        Some(value::histogram(tag, histogram, description))
+        Some(value::histogram(tag, histogram))
     }
 }
 
@@ -94,7 +94,7 @@ mod tests {
     fn histogram_of(numbers: &[f64]) -> (LogHistogram, Option<Histogram>) {
         let mut histogram = LogHistogram::default();
         histogram.add(numbers.iter().copied());
-        let value = histogram.value("t".to_owned(), "");
+        let value = histogram.value("t".to_owned());
         let content = value.map(|value| match value.content {
             Some(Content::Histogram(histogram)) => histogram,
             other => panic!("{other:?}"),

@@ -72,9 +72,6 @@ pub(crate) enum Content {
 pub(crate) struct Metadata {
     #[prost(message, optional, tag = "1")]
     pub(crate) plugin: Option<Plugin>,
-    /// What the tag is, in Markdown.
-    #[prost(string, tag = "3")]
-    pub(crate) description: String,
 }
 
 /// The part of TensorBoard that shows a tensor.

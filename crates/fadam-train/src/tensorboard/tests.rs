@@ -28,7 +28,7 @@ fn records_are_those_of_tensorboards_own_library_byte_by_byte() {
         scalar("train/loss", 0.25),
         scalar("train/spikes", 0.0),
         scalar("eval/loss", f64::NAN),
-        value::histogram("fim/log10_f/w", histogram, "log₁₀ f"),
+        value::histogram("fim/log10_f/w", histogram),
         image(&Picture::new("look", png).unwrap()),
         text("sample", "a\n\nb ▸ *c*"),
     ];

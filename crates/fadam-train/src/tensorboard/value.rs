@@ -10,11 +10,9 @@ pub(crate) fn scalar(tag: impl Into<String>, number: f64) -> Value {
     of(tag, Content::Scalar(number as f32))
 }
 
-/// A distribution; `description` is shown beside it.
-pub(crate) fn histogram(tag: impl Into<String>, histogram: Histogram, description: &str) -> Value {
-    let plugin = Some(Plugin { name: "histograms".to_owned() });
-    let metadata = Metadata { plugin, description: description.to_owned() };
-    Value { metadata: Some(metadata), ..of(tag, Content::Histogram(histogram)) }
+/// A distribution.
+pub(crate) fn histogram(tag: impl Into<String>, histogram: Histogram) -> Value {
+    of(tag, Content::Histogram(histogram))
 }
 
 /// A picture, under its name.
@@ -37,8 +35,7 @@ pub(crate) fn text(tag: impl Into<String>, text: &str) -> Value {
         strings: vec![as_code(text).into_bytes()],
     };
     let plugin = Some(Plugin { name: "text".to_owned() });
-    let metadata = Metadata { plugin, description: String::new() };
-    Value { metadata: Some(metadata), ..of(tag, Content::Tensor(tensor)) }
+    Value { metadata: Some(Metadata { plugin }), ..of(tag, Content::Tensor(tensor)) }
 }
 
 fn of(tag: impl Into<String>, content: Content) -> Value {
