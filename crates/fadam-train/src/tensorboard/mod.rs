@@ -19,7 +19,8 @@
 //! Parameters whose names differ in numbers alone are of one kind: `blocks.3.attn.q` is a `blocks.*.attn.q`.
 //!
 //! A session begins with an event that tells TensorBoard to forget what an earlier one wrote after the checkpoint that
-//! this one goes on from, and so does a run that goes back. Nothing in a run reads an event file, and two runs that agree to the last
+//! this one goes on from, and so does a run that goes back. (The evaluation of a run that was stopped with `--steps` between two that are due
+//! stays, which `metrics.jsonl` drops: it was of that step.) Nothing in a run reads an event file, and two runs that agree to the last
 //! bit differ in the times in them.
 
 mod histogram;
