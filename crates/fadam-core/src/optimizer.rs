@@ -1,13 +1,12 @@
 //! The optimizer itself: its parameters, groups and settings. A step is in `step.rs`.
 
 use candle_core::backprop::GradStore;
-use candle_core::{DType, Tensor, Var};
+use candle_core::{Tensor, Var};
 
 use crate::algorithm::Algorithm;
 use crate::config::positive;
 use crate::group::{Group, Precision};
 use crate::param::Param;
-use crate::report::{Quantiles, StepReport, TensorReport};
 use crate::{Backend, Error, NamedVars, Result};
 
 /// An optimizer of named parameters by algorithm `A`: [`FAdam`](crate::FAdam),
@@ -296,34 +295,6 @@ impl<A: Algorithm> NamedOptimizer<A> {
     pub fn momentum(&self, name: &str) -> Result<Tensor> {
         let p = self.find(name)?;
         Ok(p.plain_state()?.m.to_dtype(p.number_dtype())?.copy()?)
-    }
-
-    /// The last step in numbers. Measuring costs the step nothing; the quantiles of the FIM are computed here.
-    ///
-    /// # Errors
-    /// Only if candle fails.
-    pub fn report(&self) -> Result<StepReport> {
-        let mut tensors = Vec::new();
-        for p in &self.params {
-            let Some(measures) = p.last else { continue };
-            let config = self.config_of(p.group);
-            let fim = self.fim(&p.name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
-            let clip = config.rule(p.t.max(1)).clip;
-            tensors.push(TensorReport {
-                name: p.name.clone(),
-                t: p.t,
-                lr: config.lr(),
-                measures,
-                clipped: clip.is_some_and(|c| measures.rms_natural > c),
-                fim: Quantiles::of(fim),
-            });
-        }
-        Ok(StepReport {
-            step: self.steps,
-            skipped: self.skipped_steps,
-            grad_norm: self.grad_norm,
-            tensors,
-        })
     }
 
     /// The hyper-parameters of a group: 0 is the optimizer's own config, k + 1 group k.

@@ -1,5 +1,11 @@
 //! What a step did, for those who want to look.
 
+use candle_core::DType;
+
+use crate::algorithm::Algorithm;
+use crate::param::Param;
+use crate::{NamedOptimizer, Result};
+
 /// What a step measured of one tensor, before clipping. RMS is over the whole tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Measures {
@@ -59,6 +65,58 @@ pub struct Quantiles {
     pub p95: f64,
     /// The greatest.
     pub max: f64,
+}
+
+impl<A: Algorithm> NamedOptimizer<A> {
+    /// The last step in numbers. Measuring costs the step nothing; the quantiles of the FIM are computed here.
+    ///
+    /// # Errors
+    /// Only if candle fails.
+    pub fn report(&self) -> Result<StepReport> {
+        let mut tensors = Vec::new();
+        for (p, measures) in self.measured() {
+            let fim = self.fim(&p.name)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()?;
+            tensors.push(TensorReport {
+                name: p.name.clone(),
+                t: p.t,
+                lr: self.config_of(p.group).lr(),
+                measures,
+                clipped: self.clips(p, measures),
+                fim: Quantiles::of(fim),
+            });
+        }
+        Ok(StepReport {
+            step: self.steps,
+            skipped: self.skipped_steps,
+            grad_norm: self.grad_norm,
+            tensors,
+        })
+    }
+
+    /// The norm of the gradients of all parameters together in the last step, before it was clipped: `√Σ n RMS(g)²`. `None` before
+    /// the first step. It costs nothing, as [`clipped_share`](Self::clipped_share).
+    pub fn grad_norm(&self) -> Option<f64> {
+        let square = |(p, of): (&Param, Measures)| p.var.elem_count() as f64 * of.rms_g * of.rms_g;
+        self.measured().next()?;
+        self.grad_norm.or_else(|| Some(self.measured().map(square).sum::<f64>().sqrt()))
+    }
+
+    /// The share of tensors whose ḡ the last step clipped ([`StepReport::clipped_share`]). `None` before the first step.
+    pub fn clipped_share(&self) -> Option<f64> {
+        let clipped = self.measured().filter(|(p, measures)| self.clips(p, *measures)).count();
+        let all = self.measured().count();
+        (all > 0).then(|| clipped as f64 / all as f64)
+    }
+
+    /// What the last step changed.
+    fn measured(&self) -> impl Iterator<Item = (&Param, Measures)> {
+        self.params.iter().filter_map(|p| Some((p, p.last?)))
+    }
+
+    fn clips(&self, p: &Param, measures: Measures) -> bool {
+        let clip = self.config_of(p.group).rule(p.t.max(1)).clip;
+        clip.is_some_and(|c| measures.rms_natural > c)
+    }
 }
 
 impl StepReport {

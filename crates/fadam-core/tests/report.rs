@@ -247,6 +247,31 @@ fn before_any_step_there_is_nothing_to_report() {
     assert_eq!((report.step, report.skipped, report.grad_norm), (0, 0, None));
     assert!(report.tensors.is_empty());
     assert_eq!(report.clipped_share(), 0.0);
+    let optimizer = optimizer(&vars, FAdamConfig::default(), Backend::Fused);
+    assert_eq!((optimizer.grad_norm(), optimizer.clipped_share()), (None, None));
+}
+
+/// Two tensors of different length with gradients 3 and 4 times G: the norm is that of all seven numbers together, not of what a limit
+/// makes of them, and needs no limit to be known.
+#[test]
+fn the_norm_of_all_gradients_is_known_with_a_limit_and_without() {
+    let short = &THETA[..3];
+    let vars: NamedVars = [("a", &THETA[..]), ("b", short)]
+        .into_iter()
+        .map(|(name, of)| (name.to_owned(), Var::from_tensor(&tensor(of)).unwrap()))
+        .collect();
+    let (a, b) = (scaled(&G[0], 3.0), scaled(&G[0][..3], 4.0));
+    let norm = a.iter().chain(&b).map(|g| g * g).sum::<f64>().sqrt();
+    let gradients: Gradients =
+        [("a", a), ("b", b)].into_iter().map(|(name, g)| (name.to_owned(), tensor(&g))).collect();
+    for backend in BACKENDS {
+        for limit in [None, Some(norm / 10.0)] {
+            let optimizer = optimizer(&vars, FAdamConfig::default(), backend);
+            let mut optimizer = optimizer.max_grad_norm(limit).unwrap();
+            optimizer.step_named(&gradients).unwrap();
+            assert!(close(optimizer.grad_norm().unwrap(), norm), "{limit:?}");
+        }
+    }
 }
 
 /// a is clipped and b is not; then only b has a gradient, and a skipped step is counted and changes nothing else.
@@ -273,7 +298,7 @@ fn a_report_is_of_the_last_step() {
             (report.tensors[k].name.as_str(), report.tensors[k].clipped, report.tensors[k].lr)
         };
         assert_eq!((of(0), of(1)), (("a", true, 1e-3), ("b", false, 2e-3)));
-        assert_eq!(report.clipped_share(), 0.5);
+        assert_eq!((report.clipped_share(), optimizer.clipped_share()), (0.5, Some(0.5)));
         assert!(close(report.grad_norm.unwrap(), 2.0 * 2f64.sqrt() * rms(&G[0])));
 
         optimizer.step_named(&g(&["b"], 4.0)).unwrap();

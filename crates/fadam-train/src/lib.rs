@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! TOML + --set ─► config::RunConfig ─┐
-//! --out, --resume ─► RunFolder ──────┼─► Trainer ─► metrics.jsonl, loss.svg, checkpoints/, summary.json
+//! --out, --resume ─► RunFolder ──────┼─► Trainer ─► metrics.jsonl, events, loss.svg, checkpoints/, summary.json
 //! an experiment's Task ──────────────┘
 //! ```
 //!
@@ -41,8 +41,9 @@
 //!
 //! The same configuration on the same machine gives the same weights, optimizer state and
 //! `metrics.jsonl` to the last bit, whether or not the run was stopped, or killed at any moment, and resumed in
-//! between. Only measured times differ: `…_per_s` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s`, `phase_s`,
-//! `data_…` and `peak_rss_mb` in `summary.json`; `train_secs`, `wall_secs` and `phase_secs` in `state.json`.
+//! between. Only what is measured differs: `…_per_s`, `phase_s` and `peak_rss_mb` in `metrics.jsonl`; `…_per_s`, `train_s`, `wall_s`, `phase_s`,
+//! `data_…` and `peak_rss_mb` in `summary.json`; `train_secs`, `wall_secs` and `phase_secs` in `state.json`; and TensorBoard's event
+//! files, of which there is one a session.
 //!
 //! # What can go wrong
 //!
@@ -60,6 +61,7 @@ mod checksums;
 mod cli;
 pub mod config;
 mod device;
+mod diagnostics;
 mod divergence;
 mod error;
 mod eval_only;
@@ -72,6 +74,7 @@ mod phases;
 mod plot;
 mod progress;
 mod run_folder;
+mod run_log;
 mod runtime;
 mod saved_run;
 mod stability;
@@ -79,6 +82,7 @@ mod state;
 mod summary;
 pub mod sweep;
 mod task;
+mod tensorboard;
 mod trainer;
 mod weights;
 
@@ -91,6 +95,6 @@ pub use options::{Outcome, RunOptions};
 pub use run_folder::RunFolder;
 pub use runtime::run_main;
 pub use saved_run::{Evaluated, SavedRun, Standing};
-pub use task::{Evaluation, Objective, Task};
+pub use task::{Evaluation, Objective, Picture, Task};
 pub use trainer::Trainer;
 pub use weights::{Conversions, load_weights};

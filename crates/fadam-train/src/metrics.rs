@@ -6,8 +6,13 @@
 //! ```
 //!
 //! A training line's `loss` is the mean over the steps since the line before; `loss_median`, `loss_excess`,
-//! `spikes` and `skipped` are explained in `stability.rs`. A line with `"split":"divergence"` is of a step that was
-//! not finite: `divergence.rs`. NaN and infinity are null. Rates (`…_per_s`) are measured, so two runs that agree bit for bit differ in them alone.
+//! `spikes` and `skipped` are explained in `stability.rs`. `grad_norm` is the norm of all gradients together in the line's last step, before
+//! anything is clipped, and `clipped` the share of tensors whose natural gradient that step clipped; null if it was skipped. A line with
+//! `"split":"optimizer"` has more of that step: `diagnostics.rs`. A line with `"split":"divergence"` is of a step that was
+//! not finite: `divergence.rs`. NaN and infinity are null.
+//!
+//! Measured are the rates (`…_per_s`), `phase_s`, the seconds since the training line before by phase (`phases.rs`), and `peak_rss_mb`, the
+//! most memory so far in 10⁶ bytes (null where it is not known), so that two runs that agree bit for bit differ in them alone.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
@@ -54,10 +59,11 @@ impl Serialize for Record {
 fn line(
     step: u64,
     split: &str,
-    loss: f64,
+    loss: Option<f64>,
     fields: impl IntoIterator<Item = (String, Value)>,
 ) -> serde_json::Result<String> {
-    let record = Record::new().with("step", step).with("split", split).with("loss", loss);
+    let loss = loss.map(|loss| ("loss".to_owned(), loss.into()));
+    let record = Record::new().with("step", step).with("split", split).with_all(loss);
     serde_json::to_string(&record.with_all(fields))
 }
 
@@ -67,7 +73,7 @@ fn fields(evaluation: &Evaluation) -> impl Iterator<Item = (String, Value)> {
 
 /// The line of an evaluation, without its end.
 pub(crate) fn eval_line(step: u64, evaluation: &Evaluation) -> serde_json::Result<String> {
-    line(step, "eval", evaluation.loss, fields(evaluation))
+    line(step, "eval", Some(evaluation.loss), fields(evaluation))
 }
 
 /// The losses of a run so far, as `(step, loss)`: what the curve is drawn from.
@@ -172,7 +178,23 @@ impl MetricsLog {
         loss: f64,
         fields: impl IntoIterator<Item = (String, Value)>,
     ) -> anyhow::Result<()> {
-        let line = line(step, split, loss, fields)? + "\n";
+        self.append(line(step, split, Some(loss), fields)?)?;
+        self.curves.add(split, step, loss);
+        Ok(())
+    }
+
+    /// Appends a line without a loss: `step`, `split`, then `fields`.
+    pub(crate) fn write_without_loss(
+        &mut self,
+        step: u64,
+        split: &str,
+        fields: impl IntoIterator<Item = (String, Value)>,
+    ) -> anyhow::Result<()> {
+        self.append(line(step, split, None, fields)?)
+    }
+
+    fn append(&mut self, mut line: String) -> anyhow::Result<()> {
+        line.push('\n');
         let mut file = match self.file.take() {
             Some(file) => file,
             None => self.create()?,
@@ -181,7 +203,6 @@ impl MetricsLog {
             .with_context(|| format!("cannot write {}", self.path.display()))?;
         self.file = Some(file);
         self.lines += 1;
-        self.curves.add(split, step, loss);
         Ok(())
     }
 

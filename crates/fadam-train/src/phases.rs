@@ -22,7 +22,18 @@ pub(crate) struct PhaseSecs {
 }
 
 impl PhaseSecs {
-    /// As an object for `summary.json`.
+    /// What was added since `before`.
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self {
+            data: self.data - before.data,
+            gradients: self.gradients - before.gradients,
+            optimizer: self.optimizer - before.optimizer,
+            evaluation: self.evaluation - before.evaluation,
+            checkpoint: self.checkpoint - before.checkpoint,
+        }
+    }
+
+    /// As an object for `metrics.jsonl` and `summary.json`.
     pub(crate) fn to_json(self) -> Value {
         let Self { data, gradients, optimizer, evaluation, checkpoint } = self;
         json!({

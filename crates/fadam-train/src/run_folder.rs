@@ -3,6 +3,7 @@
 //! ```text
 //! config.toml      the resolved configuration
 //! metrics.jsonl    one object a line
+//! events.out.…     the same and more for TensorBoard, a file a session
 //! summary.json     how the run ended
 //! loss.svg         the loss curve
 //! checkpoints/     step-00000500/{model.safetensors, optimizer.safetensors, state.json, SHA256SUMS}
@@ -22,9 +23,10 @@ pub(crate) const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that change how a run is watched, or what it does where it would end otherwise, and not a single weight until then: a
 /// resumed run may differ in them.
-const NEUTRAL_KEYS: [&str; 8] = [
+const NEUTRAL_KEYS: [&str; 9] = [
     "train.log_every",
     "train.eval_every",
+    "train.tensorboard",
     "train.on_divergence",
     "train.divergence_limit",
     "train.divergence_lr_factor",

@@ -12,6 +12,9 @@ use crate::{Outcome, atomic, checkpoint};
 
 pub(crate) const FILE: &str = "summary.json";
 
+/// What [`peak_rss_mb`] is called here and in `metrics.jsonl`.
+pub(crate) const PEAK_MEMORY: &str = "peak_rss_mb";
+
 /// What a summary says beside where the run stands.
 #[derive(Debug)]
 pub(crate) struct Facts {
@@ -62,7 +65,7 @@ impl Facts {
             .with("train_s", state.train_secs)
             .with("wall_s", state.wall_secs)
             .with("phase_s", state.phase_secs.to_json())
-            .with("peak_rss_mb", peak_rss_mb())
+            .with(PEAK_MEMORY, peak_rss_mb())
             .with("device", self.device.as_str())
             .with("threads", candle_core::utils::get_num_threads())
             .with("commit", self.commit.as_deref())
@@ -122,7 +125,7 @@ fn best_checkpoint(folder: &Path) -> Option<String> {
 }
 
 /// The most memory that the process had at once, in MB of 10⁶ bytes; known on Linux.
-fn peak_rss_mb() -> Option<f64> {
+pub(crate) fn peak_rss_mb() -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

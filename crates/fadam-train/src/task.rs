@@ -139,6 +139,8 @@ pub struct Evaluation {
     pub metrics: Vec<(String, f64)>,
     /// Something to look at, such as generated text.
     pub sample: Option<String>,
+    /// Pictures to look at, in TensorBoard.
+    pub pictures: Vec<Picture>,
 }
 
 impl Evaluation {
@@ -159,5 +161,55 @@ impl Evaluation {
     pub fn sample(mut self, sample: impl Into<String>) -> Self {
         self.sample = Some(sample.into());
         self
+    }
+
+    /// Adds a picture to look at.
+    #[must_use]
+    pub fn picture(mut self, picture: Picture) -> Self {
+        self.pictures.push(picture);
+        self
+    }
+}
+
+/// A named picture, as a PNG file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Picture {
+    name: String,
+    png: Vec<u8>,
+    width: u32,
+    height: u32,
+}
+
+impl Picture {
+    /// A picture under `name`, which stays the same from evaluation to evaluation.
+    ///
+    /// # Errors
+    ///
+    /// If `png` does not begin as a PNG file does.
+    pub fn new(name: impl Into<String>, png: Vec<u8>) -> anyhow::Result<Self> {
+        // Signature, then a chunk of 13 bytes with the sides first.
+        let name = name.into();
+        let sides = png.strip_prefix(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR").and_then(|rest| {
+            let side = |bytes: &[u8]| Some(u32::from_be_bytes(bytes.try_into().ok()?));
+            Some((side(rest.get(..4)?)?, side(rest.get(4..8)?)?))
+        });
+        let (width, height) =
+            sides.with_context(|| format!("the picture {name:?} is no PNG file"))?;
+        Ok(Self { name, png, width, height })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file.
+    pub fn png(&self) -> &[u8] {
+        &self.png
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> (u32, u32) {
+        (self.width, self.height)
     }
 }

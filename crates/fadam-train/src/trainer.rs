@@ -1,6 +1,7 @@
 //! The loop: step, log, evaluate, checkpoint.
 
 mod ending;
+mod looking;
 mod recovery;
 mod start;
 
@@ -15,9 +16,9 @@ use crate::config::{CheckpointConfig, OnDivergence, TrainConfig};
 use crate::divergence::{BadLoss, BeforeStep, is_at_hand, is_divergence, is_not_finite, scalar};
 use crate::gradients::{Backward, StepGradients};
 use crate::lock::RunLock;
-use crate::metrics::MetricsLog;
-use crate::phases;
+use crate::phases::{self, PhaseSecs};
 use crate::progress::{Progress, StepReport};
+use crate::run_log::RunLog;
 use crate::state::TrainState;
 use crate::summary::{self, Facts};
 use crate::task::Task;
@@ -56,11 +57,13 @@ pub struct Trainer<T: Task> {
     unread_losses: Vec<(u64, Tensor)>,
     /// What the optimizer had skipped on a device when it was last asked.
     skipped_on_device: u64,
-    metrics: MetricsLog,
+    metrics: RunLog,
     progress: Progress,
     facts: Facts,
     /// Where `state` was at the last training line: units and seconds in steps.
     last_line: (u64, f64),
+    /// And what each phase had taken.
+    last_phases: PhaseSecs,
     started: Instant,
     wall_secs_before: f64,
     lock: RunLock,
@@ -92,6 +95,7 @@ impl<T: Task> Trainer<T> {
 
     fn train(&mut self) -> anyhow::Result<Outcome> {
         if self.state.step == 0 && self.state.last_eval.is_none() {
+            self.record_config()?;
             self.evaluate()?;
         }
         if self.state.step == 0 && self.train.on_divergence == OnDivergence::Back {
@@ -193,6 +197,8 @@ impl<T: Task> Trainer<T> {
 
     /// Writes a training line: the mean loss since the one before.
     fn log(&mut self) -> anyhow::Result<()> {
+        self.lock.check()?;
+        self.check_optimizer()?;
         self.read_losses()?;
         let losses = std::mem::take(&mut self.state.pending_losses);
         let loss = mean(&losses);
@@ -208,7 +214,8 @@ impl<T: Task> Trainer<T> {
             (unit.to_owned(), self.state.units.into()),
             (format!("{unit}_per_s"), units_per_s.into()),
         ];
-        self.metrics.write(step, "train", loss, fields.into_iter().chain(stability))?;
+        let more = stability.into_iter().chain(self.diagnostics_of_line());
+        self.metrics.write(step, "train", loss, fields.into_iter().chain(more))?;
         for note in self.task.take_notes().into_iter().chain(spike) {
             self.progress.note(&note);
         }
@@ -243,6 +250,7 @@ impl<T: Task> Trainer<T> {
         let started = Instant::now();
         let step = self.state.step;
         let evaluation = self.task.evaluate(step).context("evaluation")?;
+        self.record_diagnostics()?;
         self.metrics.write_eval(step, &evaluation)?;
         self.state.remember(&evaluation);
         self.progress.evaluation(step, &evaluation);

@@ -64,9 +64,10 @@ fn stopping_early_keeps_the_schedule_and_evaluates_once_more() {
     train(&whole, false, None).unwrap();
     train(&early, false, Some(18)).unwrap();
     let (whole, lines) = (metrics(&whole), metrics(&early));
-    let common = lines.len() - 1;
+    let common = lines.len() - 2;
     assert_eq!(whole[..common], lines[..common], "the same learning rates and losses");
-    let last = &lines[common];
+    let (about, last) = (&lines[common], &lines[common + 1]);
+    assert_eq!((&about["step"], &about["split"]), (&18.into(), &"optimizer".into()));
     assert_eq!((&last["step"], &last["split"]), (&18.into(), &"eval".into()));
     let summary = json_file(&early.join("summary.json"));
     assert_eq!(summary["eval_loss"], last["loss"]);
@@ -155,8 +156,11 @@ fn the_run_folder_holds_what_is_documented() {
     };
     assert_eq!(steps("train"), [7, 14, 21, 28, 35, 40]);
     assert_eq!(steps("eval"), [0, 10, 20, 30, 40]);
+    assert_eq!(steps("optimizer"), [10, 20, 30, 40]);
     let first = lines.iter().find(|line| line["split"] == "train").unwrap();
     assert_eq!(first["rows"], 56);
+    assert!(first["grad_norm"].as_f64() > Some(0.0), "{first}");
+    assert!((0.0..=1.0).contains(&first["clipped"].as_f64().unwrap()), "{first}");
     assert!(lines[0]["loss"].as_f64() > lines.last().unwrap()["loss"].as_f64(), "it learns");
 }
 

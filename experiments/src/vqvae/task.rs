@@ -10,7 +10,7 @@ use fadam_core::NamedVars;
 use fadam_data::image::{EvalImages, ImageBatches, ImageCursor};
 use fadam_models::vqvae::{VqVae, VqVaeLosses};
 use fadam_train::config::RunConfig;
-use fadam_train::{Evaluation, Objective, Task, bad_input, write_atomically};
+use fadam_train::{Evaluation, Objective, Picture, Task, bad_input, write_atomically};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -116,14 +116,16 @@ impl VqVaeTask {
         step == self.steps || self.distance_every.is_some_and(|every| step.is_multiple_of(every))
     }
 
-    fn draw(&self, step: u64, looks: &Looks) -> anyhow::Result<()> {
+    /// Draws the grid, if one is wanted.
+    fn draw(&self, step: u64, looks: &Looks) -> anyhow::Result<Option<Picture>> {
         let Some(folder) = self.grids.as_ref().filter(|_| !looks.shown.is_empty()) else {
-            return Ok(());
+            return Ok(None);
         };
         let png = grid(&looks.shown.iter().collect::<Vec<_>>())?;
         let file = folder.join(format!("step-{step:08}.png"));
         fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-        write_atomically(&file, &png)
+        write_atomically(&file, &png)?;
+        Ok(Some(Picture::new(GRIDS_FOLDER, png)?))
     }
 
     /// Adds the distances in features.
@@ -200,7 +202,7 @@ impl Task for VqVaeTask {
         let distances = self.distances.as_ref().filter(|_| self.measures_distances(step));
         let mut looks = look(&self.frozen, &self.eval, self.show, distances)?;
         self.notes.append(&mut looks.notes);
-        self.draw(step, &looks)?;
+        let drawn = self.draw(step, &looks)?;
         let mut evaluation = Evaluation::new(looks.loss).metric("psnr", looks.psnr);
         if let Some(psnr) = looks.likeliest_psnr {
             evaluation = evaluation.metric("likeliest_psnr", psnr);
@@ -212,6 +214,7 @@ impl Task for VqVaeTask {
             .metric("quantisation", looks.quantisation)
             .metric("code_usage", looks.codes.usage())
             .metric("code_perplexity", looks.codes.perplexity());
+        let evaluation = drawn.into_iter().fold(evaluation, Evaluation::picture);
         self.with_distances(&looks, evaluation)
     }
 

@@ -258,13 +258,18 @@ pub fn json(path: &Path) -> Value {
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// metrics.jsonl without its measured times.
+/// Whether a field of metrics.jsonl is of a clock, or of the system's memory.
+fn is_measured(key: &str) -> bool {
+    key.ends_with("_per_s") || key == "phase_s" || key == "peak_rss_mb"
+}
+
+/// metrics.jsonl without what was measured.
 pub fn metrics(run: &Path) -> Vec<Value> {
     let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| {
             let mut line: Value = serde_json::from_str(line).unwrap();
-            line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_per_s"));
+            line.as_object_mut().unwrap().retain(|key, _| !is_measured(key));
             line
         })
         .collect()

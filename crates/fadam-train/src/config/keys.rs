@@ -65,6 +65,7 @@ pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("train.init", "string", "\"\"", "a safetensors file", "Weights to start from, by the names and shapes of the model (bf16 and f16 are converted); empty: drawn from train.seed."),
     KeyDoc::new("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
     KeyDoc::new("train.log_every", "integer", "10", "≥ 1", "Steps between training lines in metrics.jsonl, each the mean loss since the line before."),
+    KeyDoc::new("train.tensorboard", "boolean", "true", "true, false", "Whether the run folder gets event files for TensorBoard: the numbers of metrics.jsonl, histograms of the Fisher information, samples and pictures."),
     KeyDoc::new("train.on_divergence", "string", "\"stop\"", "stop, skip, back", "What follows a loss, gradient or update that is not finite; the step changes nothing. stop: a checkpoint of the state before it, and an error that names step, gradients and batch; skip: the next batch; back: to the last checkpoint before that state, with a lower learning rate."),
     KeyDoc::new("train.divergence_limit", "integer", "10", "≥ 1", "Steps skipped in a row, or times gone back, after which a run stops all the same."),
     KeyDoc::new("train.divergence_lr_factor", "number", "0.5", "above 0, at most 1", "What the learning rate is multiplied by each time a run goes back."),

@@ -25,6 +25,8 @@ pub struct TrainConfig {
     pub eval_every: u64,
     /// Steps between training lines in `metrics.jsonl`.
     pub log_every: u64,
+    /// Whether there are event files for TensorBoard beside `metrics.jsonl`.
+    pub tensorboard: bool,
     /// What follows a loss, gradient or update that is not finite.
     pub on_divergence: OnDivergence,
     /// After so many steps skipped in a row, or times gone back, a run stops all the same.
@@ -56,6 +58,7 @@ impl Default for TrainConfig {
             init: PathBuf::new(),
             eval_every: 100,
             log_every: 10,
+            tensorboard: true,
             on_divergence: OnDivergence::default(),
             divergence_limit: 10,
             divergence_lr_factor: 0.5,

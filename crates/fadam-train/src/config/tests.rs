@@ -90,6 +90,10 @@ fn a_wrong_type_is_named_with_its_line_and_key() {
         message("[optimizer]\nclip = \"of\"\n"),
         "configs/x.toml:2: optimizer.clip: invalid value: string \"of\", expected a number or \"off\""
     );
+    assert_eq!(
+        message("[train]\ntensorboard = \"on\"\n"),
+        "configs/x.toml:2: train.tensorboard: invalid type: string \"on\", expected a boolean"
+    );
     let text = message("[optimizer]\nalgorithm = \"adamw\"\n");
     assert!(
         text.starts_with("configs/x.toml:2: optimizer.algorithm: unknown variant `adamw`"),

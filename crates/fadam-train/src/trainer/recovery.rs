@@ -127,7 +127,7 @@ impl<T: Task> Trainer<T> {
         fields.push(("back_to".to_owned(), step.into()));
         fields.push(("lr_scale".to_owned(), lr_scale.into()));
         let loss = known.map_or(f64::NAN, |divergence| divergence.loss);
-        self.metrics.go_back(self.state.metrics_lines)?;
+        self.metrics.go_back(self.state.metrics_lines, step)?;
         self.metrics.write(at, DIVERGENCE, loss, fields)?;
         let cause = crate::describe(error);
         self.progress.note(&format!(

@@ -9,11 +9,12 @@ use super::Trainer;
 use crate::config::{Experiment, OnDivergence, RunConfig};
 use crate::divergence::is_at_hand;
 use crate::gradients::Backward;
-use crate::metrics::MetricsLog;
 use crate::progress::Progress;
+use crate::run_log::RunLog;
 use crate::state::TrainState;
 use crate::summary::Facts;
 use crate::task::{self, Task};
+use crate::tensorboard::EventFile;
 use crate::{Error, RunFolder, RunOptions, checkpoint, weights};
 
 impl<T: Task> Trainer<T> {
@@ -54,7 +55,9 @@ impl<T: Task> Trainer<T> {
         if let Some(note) = started_from {
             progress.note(&note);
         }
-        let metrics = MetricsLog::open(folder.path(), state.metrics_lines)?;
+        let first = if folder.is_resumed() { state.step + 1 } else { 0 };
+        let events = config.train().tensorboard.then(|| EventFile::new(folder.path(), first));
+        let metrics = RunLog::open(folder.path(), state.metrics_lines, events)?;
         if metrics.lines() < state.metrics_lines {
             let (has, had, path) = (metrics.lines(), state.metrics_lines, folder.path().display());
             eprintln!(
@@ -78,6 +81,7 @@ impl<T: Task> Trainer<T> {
             progress,
             facts,
             last_line: (state.units, state.train_secs),
+            last_phases: state.phase_secs,
             started: Instant::now(),
             wall_secs_before: state.wall_secs,
             lock,

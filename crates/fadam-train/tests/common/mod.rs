@@ -9,11 +9,14 @@ use candle_core::{DType, Device, Tensor, Var};
 use fadam_core::NamedVars;
 use fadam_train::config::{Experiment, FieldError, KeyDoc, Override, RunConfig};
 use fadam_train::{
-    Evaluation, Interrupt, Objective, Outcome, RunFolder, RunOptions, Task, Trainer,
+    Evaluation, Interrupt, Objective, Outcome, Picture, RunFolder, RunOptions, Task, Trainer,
 };
 use serde_json::{Value, json};
 
 const FEATURES: usize = 3;
+
+/// The beginning of a PNG file of 3 by 2 pixels.
+pub const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x03\0\0\0\x02";
 
 #[derive(Debug, Default, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -144,7 +147,8 @@ impl Task for Regression {
         let y = (x.sum_keepdim(1)? * 2.0)?;
         let loss = (self.predict(&x)? - y)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
         let evaluation = Evaluation::new(loss.into()).metric("half_loss", f64::from(loss) / 2.0);
-        Ok(evaluation.sample(format!("sample of step {step}")))
+        let look = Picture::new("look", PNG.to_vec())?;
+        Ok(evaluation.sample(format!("sample of step {step}")).picture(look))
     }
 
     fn cursor(&self) -> Value {
@@ -262,12 +266,17 @@ pub fn checkpoints(out: &Path) -> Vec<String> {
     names
 }
 
-/// The lines of metrics.jsonl without the measured rates.
+/// Whether a field of metrics.jsonl is of a clock, or of the system's memory.
+fn is_measured(key: &str) -> bool {
+    key.ends_with("_per_s") || key == "phase_s" || key == "peak_rss_mb"
+}
+
+/// The lines of metrics.jsonl without what was measured.
 pub fn metrics(out: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let line = |line: &str| {
         let mut line: Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().retain(|key, _| !key.ends_with("_per_s"));
+        line.as_object_mut().unwrap().retain(|key, _| !is_measured(key));
         line
     };
     text.lines().map(line).collect()
