@@ -13,6 +13,8 @@ pub(crate) struct PhaseSecs {
     pub(crate) data: f64,
     /// Losses and their gradients.
     pub(crate) gradients: f64,
+    /// Sums over the gradients of all processes, and waiting for them.
+    pub(crate) reduction: f64,
     /// The optimizer's step, and what the task does after it.
     pub(crate) optimizer: f64,
     /// Evaluations, with their samples and the curve.
@@ -24,10 +26,11 @@ pub(crate) struct PhaseSecs {
 impl PhaseSecs {
     /// As an object for `summary.json`.
     pub(crate) fn to_json(self) -> Value {
-        let Self { data, gradients, optimizer, evaluation, checkpoint } = self;
+        let Self { data, gradients, reduction, optimizer, evaluation, checkpoint } = self;
         json!({
             "data": data,
             "gradients": gradients,
+            "reduction": reduction,
             "optimizer": optimizer,
             "evaluation": evaluation,
             "checkpoint": checkpoint,

@@ -22,7 +22,7 @@ pub(crate) const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that change how a run is watched, or what it does where it would end otherwise, and not a single weight until then: a
 /// resumed run may differ in them.
-const NEUTRAL_KEYS: [&str; 8] = [
+const NEUTRAL_KEYS: [&str; 11] = [
     "train.log_every",
     "train.eval_every",
     "train.on_divergence",
@@ -31,6 +31,9 @@ const NEUTRAL_KEYS: [&str; 8] = [
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_best",
+    "parallel.bucket_mb",
+    "parallel.zero",
+    "parallel.check_every",
 ];
 
 /// A run folder that was checked and can be used. Nothing is written before training starts, so that

@@ -22,6 +22,7 @@ pub(crate) struct Facts {
     pub(crate) init: Option<String>,
     pub(crate) device: String,
     pub(crate) commit: Option<String>,
+    pub(crate) processes: usize,
 }
 
 impl Facts {
@@ -64,6 +65,7 @@ impl Facts {
             .with("phase_s", state.phase_secs.to_json())
             .with("peak_rss_mb", peak_rss_mb())
             .with("device", self.device.as_str())
+            .with("processes", self.processes)
             .with("threads", candle_core::utils::get_num_threads())
             .with("commit", self.commit.as_deref())
             .with_all(extras);
