@@ -79,7 +79,7 @@ impl Facts {
         state: &TrainState,
         outcome: Outcome,
         steps: u64,
-        folder: &Path,
+        (launcher, folder): (&str, &Path),
     ) -> String {
         let mut words = vec![format!("{} at step {} of {steps}", outcome.name(), state.step)];
         if let Some(eval) = &state.last_eval {
@@ -105,7 +105,10 @@ impl Facts {
         let folder = folder.display();
         let mut lines = vec![words.join(", "), format!("run folder: {folder}")];
         if outcome != Outcome::Completed {
-            lines.push(format!("continue with: {} --out {folder} --resume", state.experiment));
+            lines.push(format!(
+                "continue with: {launcher}{} --out {folder} --resume",
+                state.experiment
+            ));
         }
         lines.join("\n")
     }

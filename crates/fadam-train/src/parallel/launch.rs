@@ -1,5 +1,6 @@
 //! From the start of the processes to their end: who started them, and with how many others.
 
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,9 @@ static TEAM: Mutex<Option<Arc<dyn Collective>>> = Mutex::new(None);
 
 /// How long a rank but 0 waits before it tells of an error: one that all have is told once, by rank 0, which then ends them.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the launcher has to pass on what was printed, before it hears that the job is to end.
+const FORWARDING: Duration = Duration::from_millis(200);
 
 /// The team that this process was started in: by `mpiexec -n 4`, one of 4; by itself, [`Alone`](super::Alone). The first
 /// call begins MPI, on the thread that is to end the program: [`run_main`](crate::run_main) ends it.
@@ -101,15 +105,20 @@ pub(crate) fn leave(error: Option<(String, u8)>) {
         }
         return;
     };
-    match silent_rank() {
+    // Before MPI was begun here it may have been elsewhere, where it waits for this process.
+    let _joined = join();
+    let line = match silent_rank() {
         Some((rank, world)) => {
             std::thread::sleep(PATIENCE);
-            eprintln!("error: rank {rank} of {world}: {message}");
+            format!("error: rank {rank} of {world}: {message}\n")
         }
-        None => eprintln!("error: {message}"),
-    }
+        None => format!("error: {message}\n"),
+    };
+    // In one piece: other processes write to the same place.
+    let _closed = std::io::stderr().write_all(line.as_bytes());
     let team = TEAM.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(team) = team {
+    if let Some(team) = team.filter(|team| team.world() > 1) {
+        std::thread::sleep(FORWARDING);
         team.abort(code);
     }
 }

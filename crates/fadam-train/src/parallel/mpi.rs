@@ -165,13 +165,15 @@ impl Collective for Mpi {
     }
 
     fn broadcast(&self, mine: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let root = SimpleCommunicator::world().process_at_rank(0);
+        let world = SimpleCommunicator::world();
+        let root = world.process_at_rank(0);
         let mut length = mine.len() as u64;
-        root.broadcast_into(&mut length);
+        // Rank 0 may be a while, with the checksums of a checkpoint.
+        request::scope(|scope| wait(root.immediate_broadcast_into(scope, &mut length), LONG_NAP));
         let mut bytes = mine.to_vec();
         bytes.resize(length as usize, 0);
         for part in bytes.chunks_mut(MOST) {
-            root.broadcast_into(part);
+            request::scope(|scope| wait(root.immediate_broadcast_into(scope, part), NAP));
         }
         Ok(bytes)
     }

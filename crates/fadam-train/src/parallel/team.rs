@@ -57,6 +57,27 @@ impl Team {
         self.collective.world()
     }
 
+    /// How the command that continues a run begins.
+    pub(crate) fn launcher(&self) -> String {
+        match self.collective.engine() {
+            engine if engine.starts_with("MPI") => format!("mpiexec -n {} ", self.world()),
+            _ => String::new(),
+        }
+    }
+
+    /// What a person should know at the start.
+    pub(crate) fn note(&self, accumulate: usize, resume: &str) -> Option<String> {
+        let (world, engine) = (self.world(), self.collective.engine());
+        let each = accumulate / world;
+        (world > 1).then(|| {
+            format!(
+                "{world} processes ({engine}) with {each} of {accumulate} batches a step each; should one die, all end: continue \
+                 with: {}{resume}",
+                self.launcher()
+            )
+        })
+    }
+
     /// Whether this is the only process.
     pub(crate) fn is_alone(&self) -> bool {
         self.world() == 1

@@ -30,7 +30,9 @@ impl<T: Task> Trainer<T> {
         self.draw()?;
         self.summarize(Ok(outcome))?;
         let path = self.folder.path();
-        let words = self.facts.last_words(&self.state, outcome, self.train.steps, path);
+        let launcher = self.team.launcher();
+        let words =
+            self.facts.last_words(&self.state, outcome, self.train.steps, (&launcher, path));
         self.progress.finish(&words);
         Ok(outcome)
     }
@@ -55,8 +57,9 @@ impl<T: Task> Trainer<T> {
         }
         match checkpoint::latest(&self.folder.checkpoints()).ok().flatten() {
             Some(path) => format!(
-                "the last checkpoint is {}; continue with: {} --out {} --resume{}",
+                "the last checkpoint is {}; continue with: {}{} --out {} --resume{}",
                 path.display(),
+                self.team.launcher(),
                 self.state.experiment,
                 self.folder.path().display(),
                 self.way_past(error)

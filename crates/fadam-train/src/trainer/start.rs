@@ -63,7 +63,8 @@ impl<T: Task> Trainer<T> {
         } else {
             (Progress::silent(unit), MetricsLog::silent())
         };
-        if let Some(note) = started_from {
+        let resume = format!("{} --out {} --resume", E::NAME, folder.path().display());
+        for note in started_from.into_iter().chain(team.note(accumulate, &resume)) {
             progress.note(&note);
         }
         if team.leads() && metrics.lines() < state.metrics_lines {
