@@ -32,10 +32,9 @@ mod with_mpi {
     use crate::common::{Bench, assert_same_run, json, metrics, string};
 
     /// Four batches a step, which one, two and four ranks share.
-    const RUN: [&str; 14] = [
+    const RUN: [&str; 13] = [
         "--config",
         "small.toml",
-        "--quiet",
         "--set",
         "train.batch=2",
         "--set",
@@ -133,21 +132,24 @@ mod with_mpi {
             let here = fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder);
             here && environment.split('\0').any(|set| variable.iter().any(|v| v == set))
         };
-        let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-        let found = processes.filter(|path| is_it(path)).next()?;
+        let mut processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+        let found = processes.find(|path| is_it(path))?;
         Some(found.file_name()?.to_str()?.to_owned())
     }
 
     /// Starts a job that does not end by itself, and waits for its first checkpoint.
     fn endless(bench: &Bench, out: &str) -> Child {
-        let job = mpiexec(bench, 2, ENDLESS, &["--out", out]).spawn().unwrap();
-        for _ in 0..3000 {
-            if last_whole(&bench.path(out).join("checkpoints")).unwrap().is_some() {
-                return job;
+        let mut job = mpiexec(bench, 2, ENDLESS, &["--out", out]).spawn().unwrap();
+        let mut waits = 0..3000;
+        while last_whole(&bench.path(out).join("checkpoints")).unwrap().is_none() {
+            if waits.next().is_none() {
+                job.kill().unwrap();
+                job.wait().unwrap();
+                panic!("no checkpoint after a minute");
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("no checkpoint after a minute");
+        job
     }
 
     #[test]
@@ -160,8 +162,17 @@ mod with_mpi {
             assert!(Command::new("kill").args(["-9", &process]).status().unwrap().success());
             let end = job.wait_with_output().unwrap();
             let message = string(&end.stdout) + &string(&end.stderr);
-            println!("rank {victim} killed: exit code {:?}\n{message}", end.status.code());
+            let lines: Vec<&str> = message.lines().collect();
+            let last_words = lines[lines.len().saturating_sub(12)..].join("\n");
+            println!("rank {victim} killed: exit code {:?}\n{last_words}", end.status.code());
             assert!(!end.status.success());
+            // The launcher says who died of what, the run what to do then.
+            let way_on = format!(
+                "2 processes (MPI) with 2 of 4 batches a step each; should one die, all end: continue with: \
+                 mpiexec -n 2 train-llm --out {out} --resume"
+            );
+            assert!(message.contains(&way_on), "{message}");
+            assert!(last_words.contains("signal 9"), "{last_words}");
             assert!(process_of(&bench, 1 - victim).is_none(), "the other one is left");
 
             let last = last_whole(&bench.path(&out).join("checkpoints")).unwrap().unwrap();

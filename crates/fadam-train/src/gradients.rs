@@ -51,9 +51,10 @@ impl Backward {
         interrupted: bool,
         secs: &mut PhaseSecs,
     ) -> anyhow::Result<StepGradients> {
-        let mut moved = match team.is_alone() {
-            true => None,
-            false => Some(Moved::new(&task.buffers(), task.buffer_decay())?),
+        let mut moved = if team.is_alone() {
+            None
+        } else {
+            Some(Moved::new(&task.buffers(), task.buffer_decay())?)
         };
         let mine = self.share(task, batches, team, &mut moved, secs)?;
         let Some(moved) = moved else { return Ok(mine) };

@@ -1,6 +1,7 @@
 //! What the ranks tell each other in every step, beside gradients: some numbers.
 
 use anyhow::{Context, ensure};
+use candle_core::Tensor;
 use fadam_core::Gradients;
 
 use super::Collective;
@@ -26,13 +27,9 @@ impl Told {
         gradients: impl IntoIterator<Item = &'g Gradients>,
         losses: Vec<f64>,
     ) -> Self {
-        let mut layout = String::new();
-        for gradients in gradients {
-            for (name, g) in gradients {
-                layout += &format!("{name} {:?} {:?};", g.dims(), g.dtype());
-            }
-            layout.push('|');
-        }
+        let of = |(name, g): (&String, &Tensor)| format!("{name} {:?} {:?};", g.dims(), g.dtype());
+        let each = gradients.into_iter().map(|part| part.iter().map(of).collect::<String>());
+        let layout = each.collect::<Vec<_>>().join("|");
         Self { units, interrupted, layout: checksum_of(&layout), losses }
     }
 
@@ -78,7 +75,7 @@ impl Told {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Device, Tensor};
+    use candle_core::{DType, Device};
 
     use super::*;
     use crate::parallel::Threads;

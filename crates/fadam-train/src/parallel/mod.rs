@@ -32,6 +32,8 @@ use candle_core::Tensor;
 pub(crate) use exchange::Told;
 pub use launch::join;
 pub(crate) use launch::leave;
+#[cfg(feature = "nccl")]
+pub use nccl::Nccl;
 pub(crate) use team::{Moved, Team};
 pub use threads::Threads;
 

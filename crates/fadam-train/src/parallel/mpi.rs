@@ -154,14 +154,14 @@ impl Collective for Mpi {
             }
             return Ok(Vec::new());
         }
-        let receive = |(rank, length): (usize, usize)| {
+        let receive = |(rank, length): (i32, usize)| {
             let mut bytes = vec![0u8; length];
             for part in bytes.chunks_mut(MOST) {
-                world.process_at_rank(rank as i32).receive_into(part);
+                world.process_at_rank(rank).receive_into(part);
             }
             bytes
         };
-        Ok(lengths.enumerate().skip(1).map(receive).collect())
+        Ok((0..).zip(lengths).skip(1).map(receive).collect())
     }
 
     fn broadcast(&self, mine: &[u8]) -> anyhow::Result<Vec<u8>> {

@@ -6,7 +6,6 @@ use std::sync::{Mutex, PoisonError};
 use anyhow::{Context, anyhow};
 use candle_core::backend::BackendStorage;
 use candle_core::cuda_backend::WrapErr;
-use candle_core::cuda_backend::cudarc::driver::DeviceSlice;
 use candle_core::cuda_backend::cudarc::nccl::{Comm, Id, ReduceOp};
 use candle_core::{
     CpuStorage, CudaDevice, CudaStorage, CustomOp1, DType, Device, Layout, Shape, Tensor,
@@ -14,26 +13,33 @@ use candle_core::{
 
 use super::Collective;
 
-/// A rank whose gradients on a CUDA device go through NCCL.
+/// A rank whose gradients on a CUDA device go through NCCL, beside an engine that does the rest: what [`join`](super::join) gives
+/// where there is MPI too.
 #[derive(Debug)]
-pub(super) struct Nccl {
+pub struct Nccl {
     /// What carries the rest, and says who is who.
     beside: Arc<dyn Collective>,
     /// From the first mean of a tensor on a device on, on the stream of that device.
-    comm: Mutex<Option<Arc<Comm>>>,
+    comm: Mutex<Option<Communicator>>,
 }
 
+/// A communicator, which is only used under the lock.
+#[derive(Debug)]
+struct Communicator(Comm);
+
+// SAFETY: a communicator of NCCL belongs to no thread; calls on one must not be concurrent, and the only owner is the mutex of `Nccl`, under
+// which every call is made. (The device has to be current in the thread that calls: allocating the result makes it so.)
+#[allow(unsafe_code)]
+unsafe impl Send for Communicator {}
+
 impl Nccl {
-    pub(super) fn beside(beside: Arc<dyn Collective>) -> Self {
+    /// NCCL among the ranks of `beside`. It begins with the first tensor on a device.
+    pub fn beside(beside: Arc<dyn Collective>) -> Self {
         Self { beside, comm: Mutex::new(None) }
     }
 
-    /// The communicator; all ranks ask for it at the same time, first.
-    fn comm(&self, device: &CudaDevice) -> anyhow::Result<Arc<Comm>> {
-        let mut comm = self.comm.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(comm) = &*comm {
-            return Ok(comm.clone());
-        }
+    /// A new communicator; all ranks ask for it at the same time.
+    fn start(&self, device: &CudaDevice) -> anyhow::Result<Communicator> {
         let failed = |what: &str, err| anyhow!("NCCL: {what}: {err:?}");
         let mut id = Vec::new();
         if self.rank() == 0 {
@@ -44,8 +50,7 @@ impl Nccl {
         let id: [u8; 128] = id.try_into().map_err(|_| anyhow!("NCCL: an id of another length"))?;
         let id = Id::uninit(id.map(u8::cast_signed));
         let new = Comm::from_rank(device.cuda_stream(), self.rank(), self.world(), id);
-        let new = Arc::new(new.map_err(|err| failed("the communicator", err))?);
-        Ok(comm.insert(new).clone())
+        Ok(Communicator(new.map_err(|err| failed("the communicator", err))?))
     }
 }
 
@@ -64,8 +69,12 @@ impl Collective for Nccl {
 
     fn mean(&self, numbers: Tensor) -> anyhow::Result<Tensor> {
         let Device::Cuda(device) = numbers.device() else { return self.beside.mean(numbers) };
-        let op = Mean(self.comm(device)?);
-        numbers.contiguous()?.apply_op1_no_bwd(&op).context("NCCL")
+        let mut comm = self.comm.lock().unwrap_or_else(PoisonError::into_inner);
+        let comm = match &mut *comm {
+            Some(comm) => comm,
+            none => none.insert(self.start(device)?),
+        };
+        numbers.contiguous()?.apply_op1_no_bwd(&Mean(&comm.0)).context("NCCL")
     }
 
     fn all_gather(&self, mine: &[u8]) -> anyhow::Result<Vec<u8>> {
@@ -90,9 +99,9 @@ impl Collective for Nccl {
 }
 
 /// `Σ_r x_r / W` on the stream of the device: nothing is waited for on the host.
-struct Mean(Arc<Comm>);
+struct Mean<'c>(&'c Comm);
 
-impl CustomOp1 for Mean {
+impl CustomOp1 for Mean<'_> {
     fn name(&self) -> &'static str {
         "nccl-mean"
     }

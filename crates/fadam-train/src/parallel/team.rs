@@ -104,7 +104,7 @@ impl Team {
     }
 
     /// What rank 0 says, on every rank: of what only it looks at, such as the run folder.
-    pub(crate) fn from_first(
+    pub(crate) fn ask_first(
         &self,
         say: impl FnOnce() -> anyhow::Result<String>,
     ) -> anyhow::Result<String> {

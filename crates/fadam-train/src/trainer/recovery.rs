@@ -78,7 +78,7 @@ impl<T: Task> Trainer<T> {
 
     pub(super) fn save_unless_there(&mut self) -> anyhow::Result<()> {
         let path = checkpoint::path_of(&self.folder.checkpoints(), self.state.step);
-        let there = self.team.from_first(|| Ok(path.exists().to_string()))? == "true";
+        let there = self.team.ask_first(|| Ok(path.exists().to_string()))? == "true";
         if there { Ok(()) } else { self.save() }
     }
 
@@ -92,7 +92,7 @@ impl<T: Task> Trainer<T> {
         }
         let folder = self.folder.checkpoints();
         let mut damaged = Vec::new();
-        let last = self.team.from_first(|| {
+        let last = self.team.ask_first(|| {
             // A checkpoint of this very state is no help: the same batch would not be finite again, whatever the
             // learning rate.
             checkpoint::remove_unless_only(&folder, self.state.step)?;

@@ -127,7 +127,7 @@ fn resume(
     task: &mut impl Task,
 ) -> anyhow::Result<TrainState> {
     let mut damaged = Vec::new();
-    let last = team.from_first(|| {
+    let last = team.ask_first(|| {
         let last = checkpoint::last_whole(&folder.checkpoints())?.context("no checkpoint")?;
         for note in &last.notes {
             eprintln!("note: {note}");
