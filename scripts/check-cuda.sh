@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What can be said of the CUDA backend on a machine without a GPU: whether fadam-core compiles with `--features cuda`, and whether NVRTC
+# What can be said of the CUDA backend on a machine without a GPU: whether everything compiles with `--features nccl,cuda`, and whether NVRTC
 # compiles step.cu. What step.cu computes is tested by crates/fadam-core/tests/cuda_source.rs, which `cargo test` runs anywhere.
 #
 # Without nvcc, a stub takes its place: `cargo check` wants candle's kernels to have been compiled, but looks at none of them. NVRTC is
@@ -37,6 +37,7 @@ STUB
     export PATH="$scratch/bin:$PATH" CUDA_COMPUTE_CAP=81 CUDARC_CUDA_VERSION=12080
 fi
 cargo check -p fadam-core -p fadam-ops --features fadam-core/cuda,fadam-ops/cuda --all-targets
+cargo check --features nccl,cuda
 
 step "step.cu in NVRTC"
 if ! command -v python3 >/dev/null 2>&1; then

@@ -56,6 +56,10 @@ pub enum Error {
         tensor: &'static str,
     },
 
+    /// A step that was in order here, and not where another [shard](crate::NamedOptimizer::from_named_shard) is.
+    #[error("another shard of the optimizer refused the step")]
+    RefusedElsewhere,
+
     /// A mean of squares that is negative somewhere.
     #[error("the squares given for {name:?} are negative somewhere: no estimate of its FIM")]
     NegativeSquares {

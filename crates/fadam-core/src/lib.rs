@@ -30,6 +30,7 @@ mod params;
 mod parts;
 mod report;
 pub mod schedule;
+mod shard;
 mod state_file;
 mod step;
 mod tensor_file;

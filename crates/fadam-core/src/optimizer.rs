@@ -48,6 +48,8 @@ pub struct NamedOptimizer<A> {
     pub(crate) params: Vec<Param>,
     /// Those that are not.
     pub(crate) frozen: NamedVars,
+    /// Those that other processes step: see `shard.rs`.
+    pub(crate) others: NamedVars,
     /// Where the parameters are stored, sorted.
     pub(crate) storages: Vec<usize>,
     pub(crate) backend: Backend,
@@ -78,6 +80,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
             steps: 0,
             params: Vec::new(),
             frozen: NamedVars::new(),
+            others: NamedVars::new(),
             storages: Vec::new(),
             backend: Backend::default(),
             skip_missing: false,
@@ -125,7 +128,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     }
 
     /// Puts all parameters, old and new, into groups.
-    fn arrange(&mut self, new: NamedVars, groups: Vec<Group<A>>) -> Result<()> {
+    pub(crate) fn arrange(&mut self, new: NamedVars, groups: Vec<Group<A>>) -> Result<()> {
         self.check()?;
         let mut all = self.vars();
         for (name, var) in new {
@@ -142,6 +145,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
             });
             if group.is_some_and(Group::is_frozen) {
                 frozen.insert(name, var)?;
+                continue;
+            }
+            if self.others.get(&name).is_some() {
                 continue;
             }
             let config = group.map_or_else(|| self.config.clone(), |g| g.resolve(&self.config));
@@ -182,10 +188,10 @@ impl<A: Algorithm> NamedOptimizer<A> {
         Ok(())
     }
 
-    /// All parameters, frozen ones too.
+    /// All parameters, frozen ones and other processes' too.
     pub fn vars(&self) -> NamedVars {
         let trained = self.params.iter().map(|p| (p.name.clone(), p.var.clone()));
-        trained.chain(self.frozen.clone()).collect()
+        trained.chain(self.frozen.clone()).chain(self.others.clone()).collect()
     }
 
     /// How steps are computed; [`Backend::Fused`] by default.

@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::accumulate::norm_of;
 use crate::algorithm::Algorithm;
+use crate::param::Param;
 use crate::{Error, Fisher, Gradients, LossGradients, NamedOptimizer, Result};
 
 impl<A: Algorithm> NamedOptimizer<A> {
@@ -42,23 +43,52 @@ impl<A: Algorithm> NamedOptimizer<A> {
         gradients: impl Into<LossGradients<'a>>,
         fisher: Fisher<'a>,
     ) -> Result<()> {
+        self.step_agreed(gradients, fisher, |fine| fine)
+    }
+
+    /// The same for a step that several processes take together, each with a [shard](Self::from_named_shard) or each
+    /// with the whole: when every parameter here was looked at and before the first is changed, `agree` is told
+    /// whether all were in order, and says whether they were so everywhere. If not, nothing is changed anywhere.
+    ///
+    /// It is called exactly once, unless the gradients do not fit the parameters (by names, shapes or settings).
+    ///
+    /// # Errors
+    /// As of [`step_with`](Self::step_with); [`Error::RefusedElsewhere`] where only others found something;
+    /// [`Error::Unsupported`] for a shard on a CUDA device, where nothing is known within a step.
+    pub fn step_agreed<'a>(
+        &mut self,
+        gradients: impl Into<LossGradients<'a>>,
+        fisher: Fisher<'a>,
+        agree: impl FnOnce(bool) -> bool,
+    ) -> Result<()> {
         let losses = gradients.into();
         self.check_step(&losses, &fisher)?;
         let (gamma, norm) = self.gamma(losses.loss)?;
         let configs: Vec<A> = (0..=self.groups.len()).map(|group| self.config_of(group)).collect();
         #[cfg(feature = "cuda")]
         if let Some(device) = self.cuda_device() {
+            if let Some(name) = self.others().next() {
+                let reason = "a shard of an optimizer cannot step on a CUDA device";
+                return Err(Error::Unsupported { name: name.to_owned(), reason });
+            }
             self.grad_norm = norm;
             return self.step_on_cuda(&device, &configs, &losses, &fisher, gamma);
         }
-        match self.prepare(&configs, &losses, &fisher, gamma) {
+        let mut prepared = self.prepare(&configs, &losses, &fisher, gamma);
+        if !agree(prepared.is_ok()) && prepared.is_ok() {
+            self.params.iter_mut().for_each(Param::forget);
+            prepared = Err(Error::RefusedElsewhere);
+        }
+        match prepared {
             Ok(()) => {
                 self.grad_norm = norm; // of a step that was taken
                 self.apply(&configs)
             }
-            Err(Error::NonFiniteGradient { .. } | Error::NonFiniteUpdate { .. })
-                if self.skip_non_finite =>
-            {
+            Err(
+                Error::NonFiniteGradient { .. }
+                | Error::NonFiniteUpdate { .. }
+                | Error::RefusedElsewhere,
+            ) if self.skip_non_finite => {
                 self.skipped_steps += 1;
                 Ok(())
             }
@@ -70,8 +100,10 @@ impl<A: Algorithm> NamedOptimizer<A> {
         self.config.validate()?;
         let auxiliary = losses.auxiliary.map(|(gradients, _)| gradients);
         for given in [Some(losses.loss), auxiliary, fisher.given()].into_iter().flatten() {
-            let unknown =
-                |name: &&String| self.find(name).is_err() && self.frozen.get(name).is_none();
+            let unknown = |name: &&String| {
+                let (frozen, others) = (self.frozen.get(name), self.others.get(name));
+                self.find(name).is_err() && frozen.or(others).is_none()
+            };
             if let Some(name) = given.keys().find(unknown) {
                 return Err(Error::UnknownParameter { name: name.clone() });
             }
@@ -87,8 +119,14 @@ impl<A: Algorithm> NamedOptimizer<A> {
             return Err(Error::Config { field, value: 0.0, expected });
         }
         let lacks = |given: &Gradients| -> Vec<String> {
-            let missing = self.params.iter().filter(|p| !given.contains_key(&p.name));
-            missing.map(|p| p.name.clone()).collect()
+            let mut missing: Vec<String> = self
+                .names()
+                .chain(self.others())
+                .filter(|name| !given.contains_key(*name))
+                .map(str::to_owned)
+                .collect();
+            missing.sort();
+            missing
         };
         let names = lacks(losses.loss);
         if !self.skip_missing && !names.is_empty() {
@@ -104,7 +142,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
     fn gamma(&self, gradients: &Gradients) -> Result<(f64, Option<f64>)> {
         let sign = if self.maximize { -1.0 } else { 1.0 };
         let Some(max) = self.max_grad_norm else { return Ok((sign, None)) };
-        let norm = norm_of(gradients.iter().filter(|(name, _)| self.find(name).is_ok()))?;
+        let norm = norm_of(
+            gradients.iter().filter(|(name, _)| self.find(name).is_ok() || self.is_anothers(name)),
+        )?;
         // A norm that is no number comes from a gradient that pass A will name.
         let gamma = if norm.is_finite() && norm > max { sign * max / norm } else { sign };
         Ok((gamma, Some(norm)))
@@ -127,7 +167,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
             .collect(); // in order, so that the error is the first name's
         let outcome: Result<()> = outcome.into_iter().collect();
         if outcome.is_err() {
-            params.iter_mut().for_each(super::param::Param::forget);
+            params.iter_mut().for_each(Param::forget);
         }
         outcome
     }

@@ -25,16 +25,25 @@ pub(crate) fn wrong_file(path: &Path, reason: String) -> Error {
 
 impl TensorFile {
     pub(crate) fn read(path: &Path) -> Parsed<Self> {
-        let bytes = fs::read(path).map_err(|e| e.to_string())?;
+        Self::parse(&fs::read(path).map_err(|e| e.to_string())?)
+    }
+
+    /// From the bytes of a file.
+    pub(crate) fn parse(bytes: &[u8]) -> Parsed<Self> {
         let text = |e: safetensors::SafeTensorError| format!("not a whole safetensors file: {e}");
-        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(text)?;
-        let file = SafeTensors::deserialize(&bytes).map_err(text)?;
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(text)?;
+        let file = SafeTensors::deserialize(bytes).map_err(text)?;
         let mut tensors = BTreeMap::new();
         for (key, view) in file.tensors() {
             let tensor = view.load(&Device::Cpu).map_err(|e| format!("{key:?}: {e}"))?;
             tensors.insert(key, tensor);
         }
         Ok(Self { tensors, metadata: header.metadata().clone().unwrap_or_default() })
+    }
+
+    /// The bytes of a file.
+    pub(crate) fn into_bytes(self) -> Parsed<Vec<u8>> {
+        safetensors::serialize(&self.tensors, Some(self.metadata)).map_err(|e| e.to_string())
     }
 
     /// An older file at `path` is replaced by a whole one or not at all.

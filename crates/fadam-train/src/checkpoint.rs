@@ -49,18 +49,24 @@ pub(crate) fn path_of(folder: &Path, step: u64) -> PathBuf {
     folder.join(format!("step-{step:08}"))
 }
 
+/// The name of a checkpoint's folder, by which all processes know it.
+pub(crate) fn name_of(path: &Path) -> anyhow::Result<String> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    Ok(name.context("a checkpoint without a name")?.to_owned())
+}
+
 /// Writes a checkpoint of `state.step` into `folder` and removes those that are not to be kept. On an error
-/// the others are as they were.
+/// the others are as they were. `others` is what other processes keep of the optimizer's state.
 pub(crate) fn save(
     folder: &Path,
     config: &CheckpointConfig,
     model: &NamedVars,
-    optimizer: &AnyOptimizer,
+    (optimizer, others): (&AnyOptimizer, &[Vec<u8>]),
     state: &TrainState,
 ) -> anyhow::Result<PathBuf> {
     let path = path_of(folder, state.step);
     let aside = path.with_extension("tmp");
-    write_aside(&aside, model, optimizer, state)
+    write_aside(&aside, model, (optimizer, others), state)
         .and_then(|()| Ok(fs::rename(&aside, &path)?))
         .and_then(|()| Ok(atomic::sync_folder(folder)?))
         .inspect_err(|_| {
@@ -75,7 +81,7 @@ pub(crate) fn save(
 fn write_aside(
     aside: &Path,
     model: &NamedVars,
-    optimizer: &AnyOptimizer,
+    (optimizer, others): (&AnyOptimizer, &[Vec<u8>]),
     state: &TrainState,
 ) -> anyhow::Result<()> {
     if aside.exists() {
@@ -87,7 +93,7 @@ fn write_aside(
     let model_path = aside.join(MODEL_FILE);
     safetensors::serialize_to_file(tensors, None, &model_path)?;
     File::open(&model_path)?.sync_all()?;
-    optimizer.save(aside.join(OPTIMIZER_FILE))?; // syncs by itself
+    optimizer.save_joined(aside.join(OPTIMIZER_FILE), others)?; // syncs by itself
     let json = serde_json::to_string_pretty(state)?;
     atomic::write_synced(&aside.join(STATE_FILE), json.as_bytes())?;
     checksums::write(aside, &FILES)?;

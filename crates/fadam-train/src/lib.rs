@@ -70,6 +70,7 @@ mod interrupt;
 mod lock;
 mod metrics;
 mod options;
+pub mod parallel;
 mod phases;
 mod plot;
 mod progress;

@@ -117,15 +117,22 @@ pub(crate) struct MetricsLog {
     kept: String,
     lines: u64,
     curves: Curves,
+    /// Whether lines are only counted: those of a rank but 0.
+    silent: bool,
 }
 
 impl MetricsLog {
+    /// One that writes nothing.
+    pub(crate) fn silent() -> Self {
+        let (path, kept) = (PathBuf::new(), String::new());
+        Self { path, file: None, kept, lines: 0, curves: Curves::default(), silent: true }
+    }
+
     /// Opens `folder/metrics.jsonl` to go on after its first `keep` lines. Those after them, which a
     /// run wrote after its last checkpoint, are dropped when the next line is written.
     pub(crate) fn open(folder: &Path, keep: u64) -> anyhow::Result<Self> {
         let path = folder.join(FILE);
-        let mut log =
-            Self { path, file: None, kept: String::new(), lines: 0, curves: Curves::default() };
+        let mut log = Self { path, silent: false, ..Self::silent() };
         for line in log.read()?.take(usize::try_from(keep)?) {
             log.keep(&line?);
         }
@@ -135,6 +142,9 @@ impl MetricsLog {
     /// The same, for a run that goes back to where it had `keep` lines: of those after them, the ones about
     /// steps that were not finite stay, since no checkpoint tells of them.
     pub(crate) fn go_back(&mut self, keep: u64) -> anyhow::Result<()> {
+        if self.silent {
+            return Ok(());
+        }
         let mut log = Self::open(self.folder(), keep)?;
         for line in self.read()?.skip(usize::try_from(keep)?) {
             let line = line?;
@@ -194,6 +204,9 @@ impl MetricsLog {
     }
 
     fn append(&mut self, mut line: String) -> anyhow::Result<()> {
+        if self.silent {
+            return Ok(());
+        }
         line.push('\n');
         let mut file = match self.file.take() {
             Some(file) => file,

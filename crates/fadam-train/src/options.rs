@@ -1,7 +1,11 @@
 //! How a run is started, and how it ended.
 
+use std::sync::Arc;
+
 use crate::config::Experiment;
 use crate::lock;
+use crate::parallel;
+use crate::parallel::{Alone, Collective};
 use crate::{CommonArgs, Error, Interrupt, RunFolder};
 
 /// What a [`Trainer`](crate::Trainer) needs beside task and configuration.
@@ -19,10 +23,12 @@ pub struct RunOptions {
     pub device: String,
     /// The commit that the program was built from, for `summary.json`.
     pub commit: Option<String>,
+    /// The processes that train together, of which this is one.
+    pub team: Arc<dyn Collective>,
 }
 
 impl RunOptions {
-    /// Options for a folder: to the end, with output, on the CPU, without a signal handler.
+    /// Options for a folder: to the end, with output, on the CPU, without a signal handler, in one process.
     pub fn new(folder: RunFolder) -> Self {
         Self {
             folder,
@@ -31,7 +37,13 @@ impl RunOptions {
             interrupt: Interrupt::new(),
             device: "cpu".to_owned(),
             commit: None,
+            team: Arc::new(Alone),
         }
+    }
+
+    /// Whether this process evaluates and writes the run folder: the only one, or rank 0 of several.
+    pub fn leads(&self) -> bool {
+        self.team.rank() == 0
     }
 
     /// Sets the commit that the program was built from.
@@ -49,22 +61,28 @@ impl CommonArgs {
     /// # Errors
     ///
     /// [`Error::RunFolder`] as [`CommonArgs::run_folder`]; [`Error::CommandLine`] when the program
-    /// already handles Ctrl-C.
+    /// already handles Ctrl-C, or as [`parallel::join`](crate::parallel::join).
     pub fn run_options<E: Experiment>(&self) -> Result<RunOptions, Error> {
+        let team = parallel::join()?;
         let folder = self.run_folder(E::NAME)?;
         if self.resume {
             lock::refuse_if_taken(folder.path())?;
         }
+        // Each has looked at the folder before rank 0 changes it.
+        let gone = |err: anyhow::Error| Error::argument(team.engine(), format!("{err:#}"));
+        team.barrier().map_err(gone)?;
         let interrupt = Interrupt::on_signals()
             .map_err(|err| Error::argument("Ctrl-C handler", err.to_string()))?;
-        if self.until_closed {
+        // What starts processes together closes the input of all but the first.
+        if self.until_closed && team.rank() == 0 {
             interrupt.at_end_of(std::io::stdin());
         }
         Ok(RunOptions {
             stop_at: self.steps,
-            quiet: self.quiet,
+            quiet: self.quiet || team.rank() > 0,
             interrupt,
             device: self.device.to_string(),
+            team,
             ..RunOptions::new(folder)
         })
     }

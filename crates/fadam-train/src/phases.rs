@@ -13,6 +13,8 @@ pub(crate) struct PhaseSecs {
     pub(crate) data: f64,
     /// Losses and their gradients.
     pub(crate) gradients: f64,
+    /// Sums over the gradients of all processes, and waiting for them.
+    pub(crate) reduction: f64,
     /// The optimizer's step, and what the task does after it.
     pub(crate) optimizer: f64,
     /// Evaluations, with their samples and the curve.
@@ -27,6 +29,7 @@ impl PhaseSecs {
         Self {
             data: self.data - before.data,
             gradients: self.gradients - before.gradients,
+            reduction: self.reduction - before.reduction,
             optimizer: self.optimizer - before.optimizer,
             evaluation: self.evaluation - before.evaluation,
             checkpoint: self.checkpoint - before.checkpoint,
@@ -35,10 +38,11 @@ impl PhaseSecs {
 
     /// As an object for `metrics.jsonl` and `summary.json`.
     pub(crate) fn to_json(self) -> Value {
-        let Self { data, gradients, optimizer, evaluation, checkpoint } = self;
+        let Self { data, gradients, reduction, optimizer, evaluation, checkpoint } = self;
         json!({
             "data": data,
             "gradients": gradients,
+            "reduction": reduction,
             "optimizer": optimizer,
             "evaluation": evaluation,
             "checkpoint": checkpoint,

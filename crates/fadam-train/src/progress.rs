@@ -19,6 +19,8 @@ pub(crate) struct Progress {
 }
 
 enum View {
+    /// Not even the last words.
+    Silent,
     Quiet,
     Lines,
     Bar(ProgressBar),
@@ -44,6 +46,11 @@ impl Progress {
         Self { view, unit, stop_at }
     }
 
+    /// That of a rank but 0.
+    pub(crate) fn silent(unit: &'static str) -> Self {
+        Self { view: View::Silent, unit, stop_at: 0 }
+    }
+
     /// Moves the bar.
     pub(crate) fn step(&self, step: u64) {
         if let View::Bar(bar) = &self.view {
@@ -56,7 +63,7 @@ impl Progress {
         let StepReport { step, loss, lr, units_per_s, secs_per_step } = *report;
         let rate = format!("{} {}/s", grouped(units_per_s), self.unit);
         match &self.view {
-            View::Quiet => {}
+            View::Silent | View::Quiet => {}
             View::Bar(bar) => bar.set_message(format!("loss {loss:.4}  {rate}")),
             View::Lines => {
                 let left = (self.stop_at - step) as f64 * secs_per_step;
@@ -77,7 +84,7 @@ impl Progress {
     /// Text between the lines.
     pub(crate) fn note(&self, text: &str) {
         match &self.view {
-            View::Quiet => {}
+            View::Silent | View::Quiet => {}
             View::Lines => print(text),
             View::Bar(bar) => bar.suspend(|| print(text)),
         }
@@ -86,7 +93,9 @@ impl Progress {
     /// Ends the bar and prints the last words, quiet or not.
     pub(crate) fn finish(&self, text: &str) {
         self.clear();
-        print(text);
+        if !matches!(self.view, View::Silent) {
+            print(text);
+        }
     }
 
     /// Ends the bar.

@@ -23,7 +23,7 @@ pub(crate) const CONFIG_FILE: &str = "config.toml";
 
 /// Keys that change how a run is watched, or what it does where it would end otherwise, and not a single weight until then: a
 /// resumed run may differ in them.
-const NEUTRAL_KEYS: [&str; 9] = [
+const NEUTRAL_KEYS: [&str; 12] = [
     "train.log_every",
     "train.eval_every",
     "train.tensorboard",
@@ -33,6 +33,9 @@ const NEUTRAL_KEYS: [&str; 9] = [
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_best",
+    "parallel.bucket_mb",
+    "parallel.zero",
+    "parallel.check_every",
 ];
 
 /// A run folder that was checked and can be used. Nothing is written before training starts, so that

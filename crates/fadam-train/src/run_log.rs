@@ -26,6 +26,11 @@ impl RunLog {
         Ok(Self { metrics: MetricsLog::open(folder, keep)?, events })
     }
 
+    /// A record that is kept by another process.
+    pub(crate) fn silent() -> Self {
+        Self { metrics: MetricsLog::silent(), events: None }
+    }
+
     /// Whether there is an event file.
     pub(crate) fn has_events(&self) -> bool {
         self.events.is_some()

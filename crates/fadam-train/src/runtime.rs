@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use crate::error::{describe, exit_code};
-use crate::{EXIT_INTERRUPTED, Outcome};
+use crate::{EXIT_INTERRUPTED, Outcome, parallel};
 
 /// The variable that tells candle's barrier pool how long its workers spin after each op.
 const SPIN_LIMIT: &str = "CANDLE_BARRIER_POOL_SPIN_LIMIT";
@@ -20,7 +20,7 @@ const STACK_SIZE: &str = "RUST_MIN_STACK";
 /// (`CANDLE_BARRIER_POOL_SPIN_LIMIT`, `RUST_MIN_STACK`) stay as they are.
 ///
 /// Exit codes: 0; 1 for a failure; 2 for bad input; 130 for an interrupted run that can be resumed.
-/// An error is printed as one paragraph, `error: …`.
+/// An error is printed as one paragraph, `error: …`, and ends the other processes of the [team](crate::parallel) too.
 ///
 /// Call it first in `main`, before any thread or candle op.
 ///
@@ -35,14 +35,18 @@ const STACK_SIZE: &str = "RUST_MIN_STACK";
 pub fn run_main(body: impl FnOnce() -> anyhow::Result<Outcome> + Send) -> ExitCode {
     set_default(SPIN_LIMIT, "100");
     set_default(STACK_SIZE, "67108864");
-    match candle_core::utils::with_threadpool(body) {
-        Ok(Outcome::Interrupted) => ExitCode::from(EXIT_INTERRUPTED),
-        Ok(Outcome::Completed | Outcome::Stopped) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {}", describe(&error));
-            ExitCode::from(exit_code(&error))
+    candle_core::utils::with_threadpool(|| match body() {
+        Ok(outcome) => {
+            parallel::leave(None);
+            let interrupted = outcome == Outcome::Interrupted;
+            if interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS }
         }
-    }
+        Err(error) => {
+            let code = exit_code(&error);
+            parallel::leave(Some((describe(&error), code)));
+            ExitCode::from(code)
+        }
+    })
 }
 
 #[allow(unsafe_code)]

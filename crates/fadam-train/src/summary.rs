@@ -25,6 +25,7 @@ pub(crate) struct Facts {
     pub(crate) init: Option<String>,
     pub(crate) device: String,
     pub(crate) commit: Option<String>,
+    pub(crate) processes: usize,
 }
 
 impl Facts {
@@ -67,6 +68,7 @@ impl Facts {
             .with("phase_s", state.phase_secs.to_json())
             .with(PEAK_MEMORY, peak_rss_mb())
             .with("device", self.device.as_str())
+            .with("processes", self.processes)
             .with("threads", candle_core::utils::get_num_threads())
             .with("commit", self.commit.as_deref())
             .with_all(extras);
@@ -80,7 +82,7 @@ impl Facts {
         state: &TrainState,
         outcome: Outcome,
         steps: u64,
-        folder: &Path,
+        (launcher, folder): (&str, &Path),
     ) -> String {
         let mut words = vec![format!("{} at step {} of {steps}", outcome.name(), state.step)];
         if let Some(eval) = &state.last_eval {
@@ -106,7 +108,10 @@ impl Facts {
         let folder = folder.display();
         let mut lines = vec![words.join(", "), format!("run folder: {folder}")];
         if outcome != Outcome::Completed {
-            lines.push(format!("continue with: {} --out {folder} --resume", state.experiment));
+            lines.push(format!(
+                "continue with: {launcher}{} --out {folder} --resume",
+                state.experiment
+            ));
         }
         lines.join("\n")
     }

@@ -34,6 +34,23 @@ pub trait Task {
     /// When the data cannot be read.
     fn next_batch(&mut self) -> anyhow::Result<Self::Batch>;
 
+    /// Passes over the next batch, which another process computes: everything that later batches depend on is as after
+    /// [`next_batch`](Task::next_batch). To be overridden where that is cheaper than to make the batch and drop it.
+    ///
+    /// # Errors
+    ///
+    /// As of [`next_batch`](Task::next_batch).
+    fn skip_batch(&mut self) -> anyhow::Result<()> {
+        self.next_batch().map(drop)
+    }
+
+    /// The d of `b ← d b + s`, which is how a batch (the s) changes the [`buffers`](Task::buffers) b: 0.9 for running means that
+    /// move a tenth of the way, 1 for sums, or if batches change none. With several processes each batch starts from
+    /// the buffers of before the step, and this says how the changes add up.
+    fn buffer_decay(&self) -> f64 {
+        1.0
+    }
+
     /// The number of units in a batch.
     fn units(&self, batch: &Self::Batch) -> u64;
 
@@ -53,7 +70,8 @@ pub trait Task {
         loss.backward()
     }
 
-    /// What follows the optimizer's step number `step`, such as a change of parameters that no gradient makes.
+    /// What follows the optimizer's step number `step`, such as a change of parameters that no gradient makes. With several
+    /// processes it has to be the same on each, so it must not depend on batches that only one of them has seen.
     ///
     /// # Errors
     ///

@@ -10,19 +10,20 @@ use std::time::Instant;
 use anyhow::Context;
 use candle_core::Tensor;
 use candle_nn::Optimizer as _;
-use fadam_core::{AnyOptimizer, Fisher, NamedVars, Schedule};
+use fadam_core::{AnyOptimizer, NamedVars, Schedule};
 
 use crate::config::{CheckpointConfig, OnDivergence, TrainConfig};
-use crate::divergence::{BadLoss, BeforeStep, is_at_hand, is_divergence, is_not_finite, scalar};
+use crate::divergence::{BadLoss, BeforeStep, is_at_hand, is_divergence, scalar};
 use crate::gradients::{Backward, StepGradients};
 use crate::lock::RunLock;
+use crate::parallel::Team;
 use crate::phases::{self, PhaseSecs};
 use crate::progress::{Progress, StepReport};
 use crate::run_log::RunLog;
-use crate::state::TrainState;
+use crate::state::{EvalRecord, TrainState};
 use crate::summary::{self, Facts};
 use crate::task::Task;
-use crate::{Interrupt, Outcome, RunFolder, atomic, checkpoint, plot};
+use crate::{Evaluation, Interrupt, Outcome, RunFolder, atomic, checkpoint, plot};
 
 /// A run: a task, its optimizer, and where it is recorded.
 ///
@@ -33,6 +34,8 @@ use crate::{Interrupt, Outcome, RunFolder, atomic, checkpoint, plot};
 /// every train.eval_every steps:  evaluate, draw         (and after the last step)
 /// every checkpoint.every steps:  checkpoint             (and whenever the run ends)
 /// ```
+///
+/// Of several processes each runs the same loop; [`parallel`](crate::parallel) says what they share.
 ///
 /// The loss stays on the device until a line or a checkpoint needs it. A run that stops early
 /// (`--steps`) writes its checkpoint first and then evaluates once more if this step was not due;
@@ -66,7 +69,9 @@ pub struct Trainer<T: Task> {
     last_phases: PhaseSecs,
     started: Instant,
     wall_secs_before: f64,
-    lock: RunLock,
+    /// Of the rank that writes to the folder.
+    lock: Option<RunLock>,
+    team: Team,
 }
 
 impl<T: Task> Trainer<T> {
@@ -81,7 +86,7 @@ impl<T: Task> Trainer<T> {
     pub fn run(mut self) -> anyhow::Result<Outcome> {
         if self.state.step >= self.stop_at {
             let (step, steps) = (self.state.step, self.train.steps);
-            if step >= steps && !summary::is_of_completed(self.folder.path()) {
+            if step >= steps && self.team.leads() && !summary::is_of_completed(self.folder.path()) {
                 self.summarize(Ok(Outcome::Completed))?; // killed between its last checkpoint and this
             }
             self.progress.finish(&format!("already at step {step} of {steps}: nothing to do"));
@@ -133,7 +138,8 @@ impl<T: Task> Trainer<T> {
         if step.is_multiple_of(self.train.eval_every) || last {
             self.evaluate()?;
         }
-        let interrupted = self.interrupt.requested() && !last;
+        self.team.check_replicas_if_due(step, &self.model)?;
+        let interrupted = self.team.interrupted(self.interrupt.requested()) && !last;
         let ends = step == self.stop_at || interrupted;
         if step.is_multiple_of(self.checkpoint.every) || ends {
             self.save()?;
@@ -146,7 +152,8 @@ impl<T: Task> Trainer<T> {
         self.stepping = true;
         let before = BeforeStep::of(&self.task)?;
         let secs = &mut self.state.phase_secs;
-        let gradients = self.backward.step(&mut self.task, self.train.accumulate, secs)?;
+        let (batches, asked) = (self.train.accumulate, self.interrupt.requested());
+        let gradients = self.backward.step(&mut self.task, batches, &mut self.team, asked, secs)?;
         let since = Instant::now();
         let loss = gradients.mean_loss()?;
         match self.update(&before, &gradients, &loss)? {
@@ -184,11 +191,8 @@ impl<T: Task> Trainer<T> {
         }
         self.optimizer.set_learning_rate(self.lr(self.state.step + 1));
         // Names every parameter that no gradient reached, and refuses NaN, before it changes anything.
-        match self.optimizer.step_with(gradients.for_optimizer(), Fisher::Minibatch) {
-            Ok(()) => Ok(None),
-            Err(error) if is_not_finite(&error) => Ok(Some(error.to_string())),
-            Err(error) => Err(error.into()),
-        }
+        let (losses, fisher) = (gradients.for_optimizer(), gradients.fisher());
+        self.team.step(&mut self.optimizer, self.task.vars(), losses, fisher)
     }
 
     fn lr(&self, step: u64) -> f64 {
@@ -197,7 +201,7 @@ impl<T: Task> Trainer<T> {
 
     /// Writes a training line: the mean loss since the one before.
     fn log(&mut self) -> anyhow::Result<()> {
-        self.lock.check()?;
+        self.check_lock()?;
         self.check_optimizer()?;
         self.read_losses()?;
         let losses = std::mem::take(&mut self.state.pending_losses);
@@ -249,6 +253,11 @@ impl<T: Task> Trainer<T> {
         self.check_optimizer()?;
         let started = Instant::now();
         let step = self.state.step;
+        if !self.team.leads() {
+            // Rank 0's numbers are its own affair; that there was an evaluation, all know.
+            self.state.last_eval = Some(EvalRecord::of(step, &Evaluation::default()));
+            return Ok(());
+        }
         let evaluation = self.task.evaluate(step).context("evaluation")?;
         self.record_diagnostics()?;
         self.metrics.write_eval(step, &evaluation)?;
@@ -260,7 +269,10 @@ impl<T: Task> Trainer<T> {
     }
 
     fn draw(&self) -> anyhow::Result<()> {
-        self.lock.check()?;
+        if !self.team.leads() {
+            return Ok(());
+        }
+        self.check_lock()?;
         let title = format!("{}, {}", self.state.experiment, self.facts.optimizer);
         match plot::loss_curve(&title, self.facts.unit, self.metrics.curves())? {
             Some(svg) => atomic::write(&self.folder.path().join(plot::FILE), svg.as_bytes()),
@@ -272,13 +284,19 @@ impl<T: Task> Trainer<T> {
         self.check_optimizer()?;
         self.read_losses()?;
         let started = Instant::now();
-        self.lock.check()?;
+        self.team.check_replicas(self.state.step, &self.model)?;
+        let others = self.team.gather_state(&self.optimizer)?;
+        if !self.team.leads() {
+            return Ok(());
+        }
+        self.check_lock()?;
         self.metrics.sync()?;
         self.state.metrics_lines = self.metrics.lines();
         self.state.wall_secs = self.wall_secs();
         self.state.cursor = self.task.cursor();
         let folder = self.folder.checkpoints();
-        checkpoint::save(&folder, &self.checkpoint, &self.model, &self.optimizer, &self.state)?;
+        let optimizer = (&self.optimizer, &others[..]);
+        checkpoint::save(&folder, &self.checkpoint, &self.model, optimizer, &self.state)?;
         phases::add(&mut self.state.phase_secs.checkpoint, started);
         Ok(())
     }

@@ -6,7 +6,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Tensor};
 use fadam_core::NamedVars;
 use fadam_data::speech::{EvalBatches, SpeechBatch, SpeechBatches, SpeechSpec, Units};
-use fadam_models::asr::{Beam, Mode, Transducer, Utterances};
+use fadam_models::asr::{Beam, Mode, RUNNING_MOMENTUM, Transducer, Utterances};
 use fadam_train::config::RunConfig;
 use fadam_train::{Evaluation, Objective, Task, bad_input};
 use serde_json::Value;
@@ -157,6 +157,10 @@ impl Task for AsrTask {
 
     fn buffers(&self) -> NamedVars {
         self.buffers.clone()
+    }
+
+    fn buffer_decay(&self) -> f64 {
+        1.0 - RUNNING_MOMENTUM
     }
 
     fn unit(&self) -> &'static str {

@@ -122,6 +122,10 @@ impl Task for LlmTask {
         self.batches.next_batch().map_err(bad_input)
     }
 
+    fn skip_batch(&mut self) -> anyhow::Result<()> {
+        self.batches.skip_batch().map_err(bad_input)
+    }
+
     fn units(&self, batch: &TokenBatch) -> u64 {
         (batch.batch() * batch.seq_len()) as u64
     }

@@ -131,6 +131,14 @@ impl Batches {
         }
     }
 
+    pub(super) fn skip_batch(&mut self) -> fadam_data::Result<()> {
+        match self {
+            Self::Memory(batches) => batches.skip_batch(),
+            Self::Stream(stream, _) => stream.next_batch().map(drop)?,
+        }
+        Ok(())
+    }
+
     pub(super) fn cursor(&self) -> Value {
         let cursor = match self {
             Self::Memory(batches) => serde_json::to_value(batches.cursor()),

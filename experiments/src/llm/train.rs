@@ -13,11 +13,12 @@ use super::{LlmTask, TOKENIZER_FILE, Text, TrainLlm, check_weights};
 /// [`Trainer::run`].
 pub fn train(args: &CommonArgs, config: &RunConfig<TrainLlm>) -> anyhow::Result<Outcome> {
     let options = args.run_options::<TrainLlm>()?.commit(crate::COMMIT);
+    let (leads, quiet) = (options.leads(), options.quiet);
     let device = args.device.open()?;
     let tokenizer_file = options.folder.path().join(TOKENIZER_FILE);
     let stored = options.folder.is_resumed().then_some(tokenizer_file.as_path());
     let text = Text::read(config.data(), config.model().seq_len, stored)?;
-    if !args.quiet {
+    if !quiet {
         println!("{}", describe(&text));
     }
     let notes = match config.train().init() {
@@ -26,10 +27,12 @@ pub fn train(args: &CommonArgs, config: &RunConfig<TrainLlm>) -> anyhow::Result<
     };
     let task = LlmTask::new(config, &text, &device)?;
     let trainer = Trainer::new(task, config, options)?;
-    for note in notes {
+    for note in notes.iter().filter(|_| leads) {
         eprintln!("note: {note}");
     }
-    text.tokenizer.save(&tokenizer_file).map_err(bad_input)?;
+    if leads {
+        text.tokenizer.save(&tokenizer_file).map_err(bad_input)?;
+    }
     trainer.run()
 }
 

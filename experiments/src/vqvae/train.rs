@@ -15,7 +15,7 @@ pub fn train(args: &CommonArgs, config: &RunConfig<TrainVqVae>) -> anyhow::Resul
     let options = args.run_options::<TrainVqVae>()?.commit(crate::COMMIT);
     let device = args.device.open()?;
     let grids = options.folder.path().join(GRIDS_FOLDER);
-    let pictures = Pictures::read(config.data(), config.model().image, args.quiet)?;
+    let pictures = Pictures::read(config.data(), config.model().image, options.quiet)?;
     let task = VqVaeTask::new(config, pictures, &device)?.keep_grids(grids);
     Trainer::new(task, config, options)?.run()
 }

@@ -39,6 +39,16 @@ impl<A: Algorithm + Serialize> NamedOptimizer<A> {
 
     /// All that is saved.
     fn contents(&self) -> Parsed<TensorFile> {
+        if self.is_shard() {
+            return Err(
+                "this optimizer is a shard; save_joined() writes a state of all shards".into()
+            );
+        }
+        self.own_contents()
+    }
+
+    /// All that there is of the parameters of this optimizer, or of this shard.
+    pub(crate) fn own_contents(&self) -> Parsed<TensorFile> {
         #[cfg(feature = "cuda")]
         if self.cuda.unchecked() > 0 {
             return Err("steps on the CUDA device are not checked yet; call check() first".into());
@@ -96,6 +106,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     fn parse(&self, mut file: TensorFile) -> Parsed<(u64, Vec<Loaded>)> {
         let steps = self.check_metadata(&file)?;
         let loaded = self.params.iter().map(|p| take_param(&mut file, p)).collect::<Parsed<_>>()?;
+        self.pass_over_others(&mut file)?;
         file.check_empty("this optimizer does not have")?;
         Ok((steps, loaded))
     }

@@ -139,6 +139,11 @@ impl TrainBatches {
         TokenBatch::gather(&self.tokens, &starts, self.spec.seq_len)
     }
 
+    /// Passes over the next batch, which costs nothing.
+    pub fn skip_batch(&mut self) {
+        self.next += 1;
+    }
+
     /// Where the next batch is.
     pub fn cursor(&self) -> Cursor {
         Cursor { batch_index: self.next, spec: self.spec, tokens: self.tokens.len() as u64 }

@@ -9,7 +9,7 @@ use super::pass::Pass;
 use crate::layers::{Affine, EPS, Norm, uniform};
 
 /// What a batch's statistics weigh in the running ones, as in PyTorch.
-const MOMENTUM: f64 = 0.1;
+pub const MOMENTUM: f64 = 0.1;
 
 /// Parameters: `norm`, `in.{weight [2 d, d], bias [2 d]}`, `depthwise.weight [d, K]`, `inner.{weight [d], bias [d]}` (with
 /// batch norm its statistics `running_mean` and `running_var` beside them), `out.{weight [d, d], bias [d]}`.

@@ -12,6 +12,7 @@ mod transducer;
 
 pub use beam::{Beam, Hypothesis};
 pub use config::{BINS, ConvNorm, JointActivation, SUBSAMPLING, TransducerConfig};
+pub use convolution::MOMENTUM as RUNNING_MOMENTUM;
 pub use greedy::{Recognised, greedy};
 pub use pass::Mode;
 pub use prediction::BLANK;

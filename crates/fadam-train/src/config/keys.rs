@@ -33,7 +33,7 @@ impl KeyDoc {
     }
 }
 
-/// The keys of `[optimizer]`, `[schedule]`, `[train]` and `[checkpoint]`.
+/// The keys of `[optimizer]`, `[schedule]`, `[train]`, `[checkpoint]` and `[parallel]`.
 #[rustfmt::skip]
 pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("optimizer.algorithm", "string", "\"fadafactor\"", "fadam, fadafactor, adam, adafactor, fadam-parts", "Algorithm 1, 2, 3 or 4 of the paper, or FAdam with a switch for each of its parts."),
@@ -61,6 +61,7 @@ pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("train.steps", "integer", "1000", "≥ 1", "Optimizer steps of the whole run; fixes the schedule."),
     KeyDoc::new("train.batch", "integer", "16", "≥ 1", "Sequences, utterances or images that are computed at a time."),
     KeyDoc::new("train.accumulate", "integer", "1", "≥ 1", "Batches whose mean gradient makes one step: large steps in the memory of small ones."),
+    KeyDoc::new("train.fisher", "string", "\"minibatch\"", "minibatch, microbatch", "What f averages: the square of a step's mean gradient (Eq. 21, the paper's algorithms), or the mean of the squared gradients of its train.accumulate batches (Eqs. 20, 57)."),
     KeyDoc::new("train.seed", "integer", "0", "≥ 0", "Seed of everything random: initial weights, batches, dropout, samples."),
     KeyDoc::new("train.init", "string", "\"\"", "a safetensors file", "Weights to start from, by the names and shapes of the model (bf16 and f16 are converted); empty: drawn from train.seed."),
     KeyDoc::new("train.eval_every", "integer", "100", "≥ 1", "Steps between evaluations; there is also one before the first step and one after the last."),
@@ -72,6 +73,9 @@ pub const COMMON_KEYS: &[KeyDoc] = &[
     KeyDoc::new("checkpoint.every", "integer", "500", "≥ 1", "Steps between checkpoints; there is also one whenever the run ends or is interrupted."),
     KeyDoc::new("checkpoint.keep", "integer", "2", "≥ 1", "How many of the latest checkpoints are kept."),
     KeyDoc::new("checkpoint.keep_best", "boolean", "true", "true, false", "Whether the one with the lowest evaluation loss is kept too, of those that were evaluated at their own step (where train.eval_every and checkpoint.every meet)."),
+    KeyDoc::new("parallel.bucket_mb", "integer", "25", "1 to 1000", "With several processes: MB of gradients that are summed at a time."),
+    KeyDoc::new("parallel.zero", "boolean", "false", "true, false", "With several processes: whether each keeps the optimizer's state of its share of the parameters only (ZeRO, stage 1)."),
+    KeyDoc::new("parallel.check_every", "integer", "100", "≥ 1", "With several processes: steps between two comparisons of their models, to the last bit; each checkpoint makes one too."),
 ];
 
 /// `keys` as a Markdown table, a row a key.
@@ -109,11 +113,12 @@ pub fn check_keys<E: Experiment>() -> Result<(), String> {
 /// As [`check_keys`], for the sections of this crate.
 #[cfg(test)]
 pub(super) fn check_common_keys() -> Result<(), String> {
-    use super::{CheckpointConfig, RawOptimizer, RawSchedule, TrainConfig};
+    use super::{CheckpointConfig, ParallelConfig, RawOptimizer, RawSchedule, TrainConfig};
     let mut accepted = fields_of::<RawOptimizer>("optimizer");
     accepted.extend(fields_of::<RawSchedule>("schedule"));
     accepted.extend(fields_of::<TrainConfig>("train"));
     accepted.extend(fields_of::<CheckpointConfig>("checkpoint"));
+    accepted.extend(fields_of::<ParallelConfig>("parallel"));
     compare(COMMON_KEYS, &accepted)
 }
 

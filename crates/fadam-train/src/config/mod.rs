@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use keys::{COMMON_KEYS, KeyDoc, check_keys, markdown_table};
 pub use optimizer::OptimizerOptions;
-pub use sections::{CheckpointConfig, OnDivergence, TrainConfig};
+pub use sections::{CheckpointConfig, FisherEstimate, OnDivergence, ParallelConfig, TrainConfig};
 pub use source::Override;
 
 use crate::Error;
@@ -146,6 +146,7 @@ pub struct RunConfig<E: Experiment> {
     schedule: Schedule,
     train: TrainConfig,
     checkpoint: CheckpointConfig,
+    parallel: ParallelConfig,
 }
 
 /// The sections as they are written: what TOML is parsed into, and what a resolved config prints.
@@ -158,6 +159,7 @@ struct RawConfig<M, D> {
     schedule: RawSchedule,
     train: TrainConfig,
     checkpoint: CheckpointConfig,
+    parallel: ParallelConfig,
 }
 
 impl<M: Section, D: Section> Default for RawConfig<M, D> {
@@ -169,6 +171,7 @@ impl<M: Section, D: Section> Default for RawConfig<M, D> {
             schedule: RawSchedule::default(),
             train: TrainConfig::default(),
             checkpoint: CheckpointConfig::default(),
+            parallel: ParallelConfig::default(),
         }
     }
 }
@@ -210,13 +213,22 @@ impl<E: Experiment> RunConfig<E> {
     }
 
     fn checked(raw: RawConfig<E::Model, E::Data>) -> Result<Self, FieldError> {
-        let RawConfig { model, data, optimizer, schedule, train, checkpoint } = raw;
+        let RawConfig { model, data, optimizer, schedule, train, checkpoint, parallel } = raw;
         train.check()?;
         checkpoint.check()?;
+        parallel.check()?;
         let (optimizer, optimizer_options) = optimizer.resolve()?;
         let schedule = schedule.resolve()?;
-        let config =
-            Self { model, data, optimizer, optimizer_options, schedule, train, checkpoint };
+        let config = Self {
+            model,
+            data,
+            optimizer,
+            optimizer_options,
+            schedule,
+            train,
+            checkpoint,
+            parallel,
+        };
         E::check(&config)?;
         Ok(config)
     }
@@ -256,6 +268,11 @@ impl<E: Experiment> RunConfig<E> {
         &self.checkpoint
     }
 
+    /// The `[parallel]` section.
+    pub fn parallel(&self) -> &ParallelConfig {
+        &self.parallel
+    }
+
     /// Every key with its value, as TOML that parses to the same configuration.
     ///
     /// # Panics
@@ -269,6 +286,7 @@ impl<E: Experiment> RunConfig<E> {
             schedule: RawSchedule::from(&self.schedule),
             train: self.train.clone(),
             checkpoint: self.checkpoint.clone(),
+            parallel: self.parallel.clone(),
         };
         toml::to_string(&raw).expect("sections are structs of plain values")
     }

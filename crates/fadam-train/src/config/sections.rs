@@ -1,4 +1,4 @@
-//! `[train]` and `[checkpoint]`.
+//! `[train]`, `[checkpoint]` and `[parallel]`.
 
 use std::path::{Path, PathBuf};
 
@@ -16,6 +16,10 @@ pub struct TrainConfig {
     pub batch: usize,
     /// Batches whose mean gradient makes one step: large steps in the memory of small ones.
     pub accumulate: usize,
+    /// What the Fisher information is estimated from.
+    #[serde(skip_serializing_if = "FisherEstimate::is_minibatch")]
+    // older run folders do not have it
+    pub fisher: FisherEstimate,
     /// Seed of everything random.
     pub seed: u64,
     /// A safetensors file with the weights to start from; empty to draw them from `seed`. It is read
@@ -33,6 +37,24 @@ pub struct TrainConfig {
     pub divergence_limit: u64,
     /// What the learning rate is multiplied by each time a run goes back.
     pub divergence_lr_factor: f64,
+}
+
+/// What the Fisher information is estimated from: see [`fadam_core::Fisher`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FisherEstimate {
+    /// The square of a step's mean gradient, as in the paper's algorithms.
+    #[default]
+    Minibatch,
+    /// The mean of the squared gradients of its batches, all ranks' together.
+    Microbatch,
+}
+
+impl FisherEstimate {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+    fn is_minibatch(&self) -> bool {
+        *self == Self::Minibatch
+    }
 }
 
 /// What follows a loss, gradient or update that is not finite. Such a step changes nothing, whatever follows.
@@ -54,6 +76,7 @@ impl Default for TrainConfig {
             steps: 1000,
             batch: 16,
             accumulate: 1,
+            fisher: FisherEstimate::default(),
             seed: 0,
             init: PathBuf::new(),
             eval_every: 100,
@@ -110,6 +133,33 @@ impl CheckpointConfig {
     pub(super) fn check(&self) -> Result<(), FieldError> {
         at_least_1("checkpoint.every", self.every)?;
         at_least_1("checkpoint.keep", self.keep as u64)
+    }
+}
+
+/// `[parallel]`: how several processes train one model. It changes no result, but for the order in which f32 numbers are added up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParallelConfig {
+    /// MB of 10⁶ bytes that are summed at a time.
+    pub bucket_mb: usize,
+    /// Whether each process keeps a part of the optimizer's state only (stage 1 of `ZeRO`).
+    pub zero: bool,
+    /// Steps between two comparisons of the models of all processes; a checkpoint makes one too.
+    pub check_every: u64,
+}
+
+impl Default for ParallelConfig {
+    fn default() -> Self {
+        Self { bucket_mb: 25, zero: false, check_every: 100 }
+    }
+}
+
+impl ParallelConfig {
+    pub(super) fn check(&self) -> Result<(), FieldError> {
+        let range = 1..=1000;
+        let message = format!("must be from 1 to 1000, got {}", self.bucket_mb);
+        FieldError::require("parallel.bucket_mb", range.contains(&self.bucket_mb), message)?;
+        at_least_1("parallel.check_every", self.check_every)
     }
 }
 

@@ -283,6 +283,11 @@ fn documented_defaults_are_the_real_ones() {
         let real = resolved[section].get(key);
         match doc.default {
             "the algorithm's" => assert_eq!(section, "optimizer"),
+            // Written only where it is another.
+            "\"minibatch\"" => assert_eq!(
+                (real, parse("").unwrap().train().fisher),
+                (None, FisherEstimate::Minibatch)
+            ),
             "none" => assert_eq!(real, None, "{}", doc.key),
             // Only the schedules with an end have it; its default is tested through them.
             "0.1" => assert_eq!(

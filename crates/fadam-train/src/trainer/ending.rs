@@ -1,6 +1,7 @@
 //! How a run ends: with a summary, whatever happened.
 
 use super::Trainer;
+use crate::lock::RunLock;
 use crate::task::Task;
 use crate::{Outcome, checkpoint};
 
@@ -9,8 +10,16 @@ impl<T: Task> Trainer<T> {
         self.wall_secs_before + self.started.elapsed().as_secs_f64()
     }
 
+    /// Whether the folder is still the one that this process locked, if it did.
+    pub(super) fn check_lock(&self) -> anyhow::Result<()> {
+        self.lock.as_ref().map_or(Ok(()), RunLock::check)
+    }
+
     pub(super) fn summarize(&mut self, outcome: Result<Outcome, &str>) -> anyhow::Result<()> {
-        self.lock.check()?; // a folder that is another run's by now is left alone
+        if !self.team.leads() {
+            return Ok(());
+        }
+        self.check_lock()?; // a folder that is another run's by now is left alone
         self.metrics.sync()?;
         self.state.wall_secs = self.wall_secs();
         let extras = self.task.summary_extras();
@@ -21,7 +30,9 @@ impl<T: Task> Trainer<T> {
         self.draw()?;
         self.summarize(Ok(outcome))?;
         let path = self.folder.path();
-        let words = self.facts.last_words(&self.state, outcome, self.train.steps, path);
+        let launcher = self.team.launcher();
+        let words =
+            self.facts.last_words(&self.state, outcome, self.train.steps, (&launcher, path));
         self.progress.finish(&words);
         Ok(outcome)
     }
@@ -41,13 +52,14 @@ impl<T: Task> Trainer<T> {
 
     /// Where the run can be continued after an error.
     fn way_on(&self, error: &anyhow::Error) -> String {
-        if let Err(gone) = self.lock.check() {
+        if let Err(gone) = self.check_lock() {
             return gone.to_string();
         }
         match checkpoint::latest(&self.folder.checkpoints()).ok().flatten() {
             Some(path) => format!(
-                "the last checkpoint is {}; continue with: {} --out {} --resume{}",
+                "the last checkpoint is {}; continue with: {}{} --out {} --resume{}",
                 path.display(),
+                self.team.launcher(),
                 self.state.experiment,
                 self.folder.path().display(),
                 self.way_past(error)

@@ -14,6 +14,9 @@ use crate::task::Task;
 impl<T: Task> Trainer<T> {
     /// The configuration, for TensorBoard.
     pub(super) fn record_config(&mut self) -> anyhow::Result<()> {
+        if !self.metrics.has_events() {
+            return Ok(());
+        }
         let path = self.folder.path().join(CONFIG_FILE);
         let toml =
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -78,7 +78,8 @@ impl<T: Task> Trainer<T> {
 
     pub(super) fn save_unless_there(&mut self) -> anyhow::Result<()> {
         let path = checkpoint::path_of(&self.folder.checkpoints(), self.state.step);
-        if path.exists() { Ok(()) } else { self.save() }
+        let there = self.team.ask_first(|| Ok(path.exists().to_string()))? == "true";
+        if there { Ok(()) } else { self.save() }
     }
 
     /// Goes back to the last whole checkpoint before this state, with a lower learning rate. What is counted here is counted from the
@@ -90,25 +91,31 @@ impl<T: Task> Trainer<T> {
             return Err(error.context(message));
         }
         let folder = self.folder.checkpoints();
-        // A checkpoint of this very state is no help: the same batch would not be finite again, whatever the
-        // learning rate.
-        checkpoint::remove_unless_only(&folder, self.state.step)?;
-        let last =
-            checkpoint::last_whole(&folder)?.context("there is no checkpoint to go back to")?;
-        for note in &last.notes {
-            eprintln!("note: {note}");
-        }
+        let mut damaged = Vec::new();
+        let last = self.team.ask_first(|| {
+            // A checkpoint of this very state is no help: the same batch would not be finite again, whatever the
+            // learning rate.
+            checkpoint::remove_unless_only(&folder, self.state.step)?;
+            let last =
+                checkpoint::last_whole(&folder)?.context("there is no checkpoint to go back to")?;
+            for note in &last.notes {
+                eprintln!("note: {note}");
+            }
+            damaged = last.damaged;
+            checkpoint::name_of(&last.path)
+        })?;
+        let last = folder.join(last);
         let mut state =
-            checkpoint::load(&last.path, &self.state.experiment, &self.model, &mut self.optimizer)?;
+            checkpoint::load(&last, &self.state.experiment, &self.model, &mut self.optimizer)?;
         self.task.restore(&state.cursor)?;
-        checkpoint::set_aside(&last.damaged)?;
+        checkpoint::set_aside(&damaged)?;
         let at = self.state.step + 1;
         state.stability.went_back = before + 1;
         state.stability.lr_scale = self.state.stability.lr_scale * self.train.divergence_lr_factor;
         (state.train_secs, state.phase_secs) = (self.state.train_secs, self.state.phase_secs);
         self.state = state;
         self.unread_losses.clear();
-        self.backward = Backward::default();
+        self.backward = Backward::new(self.train.fisher);
         self.last_line = (self.state.units, self.state.train_secs);
         self.tell_of_going_back(at, &error)
     }

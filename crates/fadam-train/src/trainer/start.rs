@@ -9,6 +9,7 @@ use super::Trainer;
 use crate::config::{Experiment, OnDivergence, RunConfig};
 use crate::divergence::is_at_hand;
 use crate::gradients::Backward;
+use crate::parallel::Team;
 use crate::progress::Progress;
 use crate::run_log::RunLog;
 use crate::state::TrainState;
@@ -30,17 +31,22 @@ impl<T: Task> Trainer<T> {
         config: &RunConfig<E>,
         options: RunOptions,
     ) -> anyhow::Result<Self> {
-        let RunOptions { folder, stop_at, quiet, interrupt, device, commit } = options;
+        let RunOptions { folder, stop_at, quiet, interrupt, device, commit, team } = options;
+        let accumulate = config.train().accumulate;
+        let team = Team::new(team, config.parallel(), accumulate, task.vars())?;
         let model = task::model(&task)?;
         let started_from = weights::initial(config.train(), &folder, &model)?;
-        let mut optimizer = optimizer(task.vars().clone(), config)?;
-        let lock = folder.claim(config)?;
+        let mut optimizer = optimizer(task.vars().clone(), config, &team)?;
+        let lock = if team.leads() { Some(folder.claim(config)?) } else { None };
         let state = if folder.is_resumed() {
-            resume(&folder, E::NAME, &model, &mut optimizer, &mut task)?
+            resume((&folder, &team), E::NAME, &model, &mut optimizer, &mut task)?
         } else {
             TrainState::start(E::NAME, config.train().seed)
         };
-        folder.write_config(config)?;
+        if team.leads() {
+            folder.write_config(config)?;
+        }
+        team.check_replicas(state.step, &model)?;
         let stop_at = stop_at.unwrap_or(u64::MAX).min(config.train().steps);
         let unit = task.unit();
         let facts = Facts {
@@ -50,15 +56,21 @@ impl<T: Task> Trainer<T> {
             init: config.train().init().map(|file| file.display().to_string()),
             device,
             commit,
+            processes: team.world(),
         };
-        let progress = Progress::new(quiet, unit, state.step, stop_at);
-        if let Some(note) = started_from {
+        let (progress, metrics) = if team.leads() {
+            let first = if folder.is_resumed() { state.step + 1 } else { 0 };
+            let events = config.train().tensorboard.then(|| EventFile::new(folder.path(), first));
+            let progress = Progress::new(quiet, unit, state.step, stop_at);
+            (progress, RunLog::open(folder.path(), state.metrics_lines, events)?)
+        } else {
+            (Progress::silent(unit), RunLog::silent())
+        };
+        let resume = format!("{} --out {} --resume", E::NAME, folder.path().display());
+        for note in started_from.into_iter().chain(team.note(accumulate, &resume)) {
             progress.note(&note);
         }
-        let first = if folder.is_resumed() { state.step + 1 } else { 0 };
-        let events = config.train().tensorboard.then(|| EventFile::new(folder.path(), first));
-        let metrics = RunLog::open(folder.path(), state.metrics_lines, events)?;
-        if metrics.lines() < state.metrics_lines {
+        if team.leads() && metrics.lines() < state.metrics_lines {
             let (has, had, path) = (metrics.lines(), state.metrics_lines, folder.path().display());
             eprintln!(
                 "note: metrics.jsonl of {path} has {has} of the {had} lines it had at the checkpoint"
@@ -67,7 +79,7 @@ impl<T: Task> Trainer<T> {
         Ok(Self {
             model,
             optimizer,
-            backward: Backward::default(),
+            backward: Backward::new(config.train().fisher),
             base_lr: config.optimizer().lr(),
             schedule: *config.schedule(),
             train: config.train().clone(),
@@ -85,6 +97,7 @@ impl<T: Task> Trainer<T> {
             started: Instant::now(),
             wall_secs_before: state.wall_secs,
             lock,
+            team,
             folder,
             state,
             task,
@@ -96,9 +109,11 @@ impl<T: Task> Trainer<T> {
 fn optimizer<E: Experiment>(
     vars: NamedVars,
     config: &RunConfig<E>,
+    team: &Team,
 ) -> anyhow::Result<AnyOptimizer> {
     let options = config.optimizer_options();
-    let optimizer = AnyOptimizer::from_named(vars, config.optimizer().clone())?;
+    let is_mine = |name: &str| team.steps(name);
+    let optimizer = AnyOptimizer::from_named_shard(vars, config.optimizer().clone(), is_mine)?;
     let optimizer =
         optimizer.groups(options.groups().to_vec())?.max_grad_norm(options.max_grad_norm)?;
     // On the host the trainer skips by itself, and says why; on a device nobody looks at each step.
@@ -109,20 +124,26 @@ fn optimizer<E: Experiment>(
 
 /// Reads the last whole checkpoint, and says on standard error if a later one is damaged.
 fn resume(
-    folder: &RunFolder,
+    (folder, team): (&RunFolder, &Team),
     experiment: &str,
     model: &NamedVars,
     optimizer: &mut AnyOptimizer,
     task: &mut impl Task,
 ) -> anyhow::Result<TrainState> {
-    let last = checkpoint::last_whole(&folder.checkpoints())?.context("no checkpoint")?;
-    for note in &last.notes {
-        eprintln!("note: {note}");
-    }
-    let state = checkpoint::load(&last.path, experiment, model, optimizer)?;
-    let place = last.path.join(checkpoint::STATE_FILE);
+    let mut damaged = Vec::new();
+    let last = team.ask_first(|| {
+        let last = checkpoint::last_whole(&folder.checkpoints())?.context("no checkpoint")?;
+        for note in &last.notes {
+            eprintln!("note: {note}");
+        }
+        damaged = last.damaged;
+        checkpoint::name_of(&last.path)
+    })?;
+    let last = folder.checkpoints().join(last);
+    let state = checkpoint::load(&last, experiment, model, optimizer)?;
+    let place = last.join(checkpoint::STATE_FILE);
     task.restore(&state.cursor)
         .map_err(|err| Error::checkpoint(&place, format!("its cursor: {err:#}")))?;
-    checkpoint::set_aside(&last.damaged).context("a damaged checkpoint cannot be set aside")?;
+    checkpoint::set_aside(&damaged).context("a damaged checkpoint cannot be set aside")?;
     Ok(state)
 }

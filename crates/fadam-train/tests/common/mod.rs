@@ -50,6 +50,10 @@ pub struct Faults {
     pub spike_at: Option<u64>,
     /// Presses Ctrl-C while this batch is drawn.
     pub interrupt_at: Option<(u64, Interrupt)>,
+    /// Fails to read this batch.
+    pub unreadable_at: Option<u64>,
+    /// Moves a weight by its last bit after this step.
+    pub drift_at: Option<u64>,
     /// The number of features; another one is another model.
     pub features: Option<usize>,
     /// Adds half the sum of the parameters' squares as an auxiliary loss of this weight.
@@ -109,6 +113,7 @@ impl Task for Regression {
         {
             interrupt.request();
         }
+        anyhow::ensure!(self.faults.unreadable_at != Some(self.drawn), "a batch cannot be read");
         let features = self.faults.features.unwrap_or(FEATURES);
         let x = self.rng.tensor(&[self.batch, features]);
         let mut y = (x.sum_keepdim(1)? * 2.0)?;
@@ -140,6 +145,19 @@ impl Task for Regression {
             squares = (squares + (var.sqr()?.sum_all()? * 0.5)?)?;
         }
         Ok(Objective { loss, auxiliary: Some((squares, weight)) })
+    }
+
+    fn buffer_decay(&self) -> f64 {
+        0.9
+    }
+
+    fn after_step(&mut self, step: u64) -> anyhow::Result<()> {
+        if self.faults.drift_at == Some(step) {
+            let bias = self.vars.get("bias").unwrap();
+            let [number] = bias.to_vec1::<f32>()?[..] else { anyhow::bail!("one bias") };
+            bias.set(&Tensor::new(&[f32::from_bits(number.to_bits() ^ 1)], &Device::Cpu)?)?;
+        }
+        Ok(())
     }
 
     fn evaluate(&mut self, step: u64) -> anyhow::Result<Evaluation> {
