@@ -20,7 +20,7 @@ fn the_config_page_is_current() {
          Every key of every section. `--set key=value` on the command line overrides one; `--print-config` shows them all\n\
          with the values of a run. A misspelt key, a wrong type or an impossible value is an error that names file and line.\n\n\
          This page is made from the code: `FADAM_UPDATE_DOCS=1 cargo test -p experiments --test docs`.\n\n\
-         ## `[optimizer]`, `[schedule]`, `[train]`, `[checkpoint]`: the same for every experiment\n\n{}\n\
+         ## `[optimizer]`, `[schedule]`, `[train]`, `[checkpoint]`, `[parallel]`: the same for every experiment\n\n{}\n\
          \"The algorithm's\" default is the paper's constant for it: β1 0.9, β2 0.999, ε 1e-8 (Adafactor 1e-30), ε2 0.01, clip 1,\n\
          weight decay 0.001, ρ 0.5, and a learning rate of 1e-3, which the paper does not give. A field that the algorithm does\n\
          not have is an error.\n\n\

@@ -25,7 +25,7 @@ impl<T: Task> Trainer<T> {
 
     /// Fields of a training line: the last step's gradients, and what time and memory went into.
     pub(super) fn diagnostics_of_line(&mut self) -> [(String, Value); 4] {
-        let known = self.last_step_was_taken();
+        let known = self.knows_the_last_step();
         let phases = self.state.phase_secs.since(self.last_phases);
         self.last_phases = self.state.phase_secs;
         [
@@ -39,7 +39,7 @@ impl<T: Task> Trainer<T> {
 
     /// Fisher information and clipping, of every tensor.
     pub(super) fn record_diagnostics(&mut self) -> anyhow::Result<()> {
-        if !self.last_step_was_taken() {
+        if !self.knows_the_last_step() {
             return Ok(());
         }
         match Diagnostics::of(&self.optimizer, self.metrics.has_events())? {
@@ -48,9 +48,9 @@ impl<T: Task> Trainer<T> {
         }
     }
 
-    /// Whether what the optimizer measured is of the step just made. If that was skipped, it is of an earlier one, which a resumed run
-    /// does not know.
-    fn last_step_was_taken(&self) -> bool {
-        self.state.stability.skipped_in_a_row == 0
+    /// Whether what the optimizer measured is of the step just made, and of all tensors. If that was skipped, it is of an earlier one, which a
+    /// resumed run does not know; with `parallel.zero` each process has measured its own tensors alone.
+    fn knows_the_last_step(&self) -> bool {
+        self.state.stability.skipped_in_a_row == 0 && !self.optimizer.is_shard()
     }
 }
