@@ -186,6 +186,6 @@ mod tests {
             own.map(|(_, var)| bytes_of(var)).sum()
         };
         // 168, 160, 64, 36, 20 and 2 bytes.
-        assert_eq!([load(0), load(1)], [168 + 36 + 20, 160 + 64 + 2]);
+        assert_eq!([load(0), load(1)], [168 + 36 + 20 + 2, 160 + 64]);
     }
 }
