@@ -68,7 +68,7 @@ impl<A: Algorithm> NamedOptimizer<A> {
     }
 
     /// Whether another process steps this parameter.
-    pub(crate) fn is_anothers(&self, name: &str) -> bool {
+    pub(crate) fn is_of_another(&self, name: &str) -> bool {
         self.others.get(name).is_some() && self.frozen.get(name).is_none()
     }
 

@@ -143,7 +143,9 @@ impl<A: Algorithm> NamedOptimizer<A> {
         let sign = if self.maximize { -1.0 } else { 1.0 };
         let Some(max) = self.max_grad_norm else { return Ok((sign, None)) };
         let norm = norm_of(
-            gradients.iter().filter(|(name, _)| self.find(name).is_ok() || self.is_anothers(name)),
+            gradients
+                .iter()
+                .filter(|(name, _)| self.find(name).is_ok() || self.is_of_another(name)),
         )?;
         // A norm that is no number comes from a gradient that pass A will name.
         let gamma = if norm.is_finite() && norm > max { sign * max / norm } else { sign };

@@ -106,7 +106,9 @@ fn shown(run: &Path) -> BTreeMap<String, BTreeMap<i64, Value>> {
         if event.session.is_some_and(|session| session.status == 1) {
             sessions += 1;
             if sessions > 1 {
-                shown.values_mut().for_each(|steps| steps.retain(|step, _| *step < event.step));
+                for steps in shown.values_mut() {
+                    steps.retain(|step, _| *step < event.step);
+                }
             }
         }
         for value in event.summary.into_iter().flat_map(|summary| summary.values) {

@@ -77,7 +77,7 @@ fn checkpoints() {
             let mut optimizer = AnyOptimizer::from_named(model.clone(), config.clone()).unwrap();
             optimizer.load(checkpoint.join("optimizer.safetensors")).map_err(said)
         };
-        survives(name, &[whole.clone()], 64, &read);
+        survives(name, std::slice::from_ref(&whole), 64, &read);
         fs::write(&place, whole).unwrap();
     }
 }
@@ -128,7 +128,7 @@ fn results_of_sweeps() {
             fs::write(&place, bytes).unwrap();
             Sweep::read(folder.path()).map(drop).map_err(said)
         };
-        survives(name, &[whole.clone()], 64, &read);
+        survives(name, std::slice::from_ref(&whole), 64, &read);
         fs::write(&place, whole).unwrap();
     }
 }

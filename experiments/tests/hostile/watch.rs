@@ -1,7 +1,7 @@
 //! A reader under watch: it neither panics, nor hangs, nor takes memory beyond a bound, and says what is wrong in one paragraph.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -64,13 +64,13 @@ pub fn survives(name: &str, seeds: &[Vec<u8>], mib: usize, read: Read<'_>) {
     let (all, refused, peak) = *seen.lock().unwrap();
     println!(
         "{name}: {all} damaged files, {refused} refused, at most {:.1} MiB",
-        peak as f64 / 1048576.0
+        peak as f64 / 1_048_576.0
     );
     assert!(refused * 10 > all, "{name}: the damage does not reach what is read");
 }
 
 /// What `read` says, and the most memory that it held, in bytes.
-fn watched<T>(name: &str, input: &PathBuf, read: impl FnOnce() -> T) -> (T, usize) {
+fn watched<T>(name: &str, input: &Path, read: impl FnOnce() -> T) -> (T, usize) {
     let (alive, watch) = mpsc::channel::<()>();
     let place = format!("{name}: hangs on {}", input.display());
     let dog = std::thread::spawn(move || {

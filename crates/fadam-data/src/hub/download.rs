@@ -157,7 +157,7 @@ fn lock(path: PathBuf, part: &Path, patience: Duration) -> Result<File, Failure>
                 return Err(Failure::Busy(path));
             }
             Err(TryLockError::WouldBlock) => {
-                thread::sleep(patience.min(Duration::from_millis(100)))
+                thread::sleep(patience.min(Duration::from_millis(100)));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! TFRecord, the frame of each event in a file:
+//! `TFRecord`, the frame of each event in a file:
 //!
 //! ```text
 //! length: u64 │ masked CRC of the length: u32 │ the message │ masked CRC of the message: u32      little-endian

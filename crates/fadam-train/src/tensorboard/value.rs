@@ -44,5 +44,5 @@ fn of(tag: impl Into<String>, content: Content) -> Value {
 
 /// Every line four blanks in: nothing in the text can end such a block.
 fn as_code(text: &str) -> String {
-    text.lines().map(|line| format!("    {line}\n")).collect()
+    text.lines().flat_map(|line| ["    ", line, "\n"]).collect()
 }
