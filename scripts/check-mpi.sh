@@ -15,7 +15,10 @@ libclang() { # the first in these folders, of which not all need exist
 step "MPI and libclang"
 venv=$target/mpi-venv
 packages=()
-if ! command -v mpicc >/dev/null 2>&1 || ! command -v mpiexec >/dev/null 2>&1; then packages+=(mpich==5.0.2); fi
+if ! command -v mpicc >/dev/null 2>&1 || ! command -v mpiexec >/dev/null 2>&1; then
+    packages+=(mpich==5.0.2)
+    export PATH="$venv/bin:$PATH" LD_LIBRARY_PATH="$venv/lib:${LD_LIBRARY_PATH:-}"
+fi
 clang=$(libclang "${LIBCLANG_PATH:-/nowhere}" /usr/lib/llvm*/lib /usr/lib64 /usr/lib/*-linux-gnu /usr/lib)
 [ -n "$clang" ] || packages+=(libclang==18.1.1)
 if [ ${#packages[@]} -gt 0 ]; then
@@ -23,7 +26,6 @@ if [ ${#packages[@]} -gt 0 ]; then
         echo "skipped: there is no MPI or no libclang here, and pip cannot install ${packages[*]}"
         exit 0
     fi
-    export PATH="$venv/bin:$PATH" LD_LIBRARY_PATH="$venv/lib:${LD_LIBRARY_PATH:-}"
     [ -n "$clang" ] || clang=$(libclang "$venv"/lib/python3*/site-packages/clang/native)
 fi
 LIBCLANG_PATH=$(dirname "$clang")
