@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use crate::config::Experiment;
 use crate::lock;
-use crate::parallel;
-use crate::parallel::{Alone, Collective};
+use crate::parallel::{self, Alone, Collective};
 use crate::{CommonArgs, Error, Interrupt, RunFolder};
 
 /// What a [`Trainer`](crate::Trainer) needs beside task and configuration.

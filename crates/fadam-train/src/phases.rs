@@ -38,15 +38,7 @@ impl PhaseSecs {
 
     /// As an object for `metrics.jsonl` and `summary.json`.
     pub(crate) fn to_json(self) -> Value {
-        let Self { data, gradients, reduction, optimizer, evaluation, checkpoint } = self;
-        json!({
-            "data": data,
-            "gradients": gradients,
-            "reduction": reduction,
-            "optimizer": optimizer,
-            "evaluation": evaluation,
-            "checkpoint": checkpoint,
-        })
+        json!(self)
     }
 }
 

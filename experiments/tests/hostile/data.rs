@@ -41,6 +41,11 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+/// Decodes a picture.
+fn decoded(bytes: &[u8]) -> Result<(), String> {
+    fadam_data::image::decode(bytes, "a picture", PIXELS).map(drop).map_err(said)
+}
+
 /// Reads the pictures of a place, all of them.
 fn pictures(path: &Path) -> Result<(), String> {
     let (pictures, _) = ImageSource::Places(vec![path.into()]).read().map_err(said)?;
@@ -60,26 +65,20 @@ fn documents(path: &Path) -> Result<(), String> {
 #[test]
 fn jpeg() {
     let names = ["baseline.jpg", "cmyk.jpg", "progressive.jpg", "turned.jpg"];
-    let decode =
-        |bytes: &[u8]| fadam_data::image::decode(bytes, "a.jpg", PIXELS).map(drop).map_err(said);
-    survives("jpeg", &names.map(picture), 16, &decode);
+    survives("jpeg", &names.map(picture), 16, &decoded);
 }
 
 #[test]
 fn png() {
     let names = ["alpha.png", "grey-16.png", "palette.png", "turned.png"];
-    let decode =
-        |bytes: &[u8]| fadam_data::image::decode(bytes, "a.png", PIXELS).map(drop).map_err(said);
-    survives("png", &names.map(picture), 16, &decode);
+    survives("png", &names.map(picture), 16, &decoded);
 }
 
 #[test]
 fn webp() {
     let names = ["alpha.webp", "animated.webp", "lossless.webp", "alpha-lossy.webp", "turned.webp"];
-    let decode =
-        |bytes: &[u8]| fadam_data::image::decode(bytes, "a.webp", PIXELS).map(drop).map_err(said);
     // An animation is refused whole.
-    let read = |bytes: &[u8]| match decode(bytes) {
+    let read = |bytes: &[u8]| match decoded(bytes) {
         Err(why) if bytes == picture("animated.webp") => {
             assert!(why.contains("animat"), "{why}");
             Ok(())

@@ -159,6 +159,8 @@ fn tensor(info: &TensorInfo, storages: &HashMap<String, Vec<u8>>) -> Result<Tens
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Layout;
+
     use super::super::test_support::golden;
     use super::*;
 
@@ -184,6 +186,36 @@ mod tests {
                 };
                 assert_eq!(numbers(ours), numbers(theirs), "{name}: {key}");
             }
+        }
+    }
+
+    /// Of 16 bytes: what reaches beyond them, asks for more than they are, or overflows is refused before memory is taken.
+    #[test]
+    fn a_tensor_fits_in_its_storage() {
+        let storages = HashMap::from([("0".to_owned(), vec![0; 16])]);
+        let read = |dims: &[usize], strides: &[usize], start: usize| {
+            let info = TensorInfo {
+                name: "w".to_owned(),
+                dtype: DType::F32,
+                layout: Layout::new(dims.into(), strides.to_vec(), start),
+                path: "/0".to_owned(),
+                storage_size: 4,
+            };
+            tensor(&info, &storages)
+        };
+        assert_eq!(read(&[2, 2], &[1, 2], 0).unwrap().dims(), [2, 2]);
+        assert_eq!(read(&[4], &[0], 12).unwrap().dims(), [4]);
+        assert_eq!(read(&[0, 9], &[9, 1], 0).unwrap().dims(), [0, 9]);
+        for (dims, strides, start) in [
+            (&[5][..], &[1][..], 0),
+            (&[2], &[1], 12),
+            (&[5], &[0], 0),
+            (&[1 << 40, 2], &[0, 1], 0),
+            (&[usize::MAX, 2], &[0, 0], 0),
+            (&[2], &[usize::MAX], 0),
+        ] {
+            let error = read(dims, strides, start).unwrap_err().to_string();
+            assert!(error.contains("w: shape") && error.contains("beyond its storage"), "{error}");
         }
     }
 

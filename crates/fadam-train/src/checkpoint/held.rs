@@ -17,8 +17,8 @@ impl Held {
     /// Holds the checkpoint in `path` for reading, together with others. `None` if there is none (any more).
     pub(crate) fn to_read(path: &Path) -> Option<Self> {
         let lock = File::open(path).ok().filter(|folder| folder.lock_shared().is_ok());
-        // Whoever removes it may have been first.
-        path.exists().then_some(Self { _lock: lock })
+        // Whoever removes it may have been first. A link that leads nowhere is there, and damaged.
+        path.symlink_metadata().is_ok().then_some(Self { _lock: lock })
     }
 
     /// Holds the checkpoint in `path` alone. `None` if somebody reads it.
@@ -47,6 +47,17 @@ mod tests {
         assert!(Held::to_remove(folder.path()).is_none());
         drop(second);
         assert!(Held::to_remove(folder.path()).is_some());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_that_leads_nowhere_is_not_taken_for_one_that_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("step-00000001");
+        std::os::unix::fs::symlink("nowhere", &path).unwrap();
+        assert!(Held::to_read(&path).is_some());
+        let error = crate::checkpoint::last_whole(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("holds no whole checkpoint"), "{error}");
     }
 
     #[test]

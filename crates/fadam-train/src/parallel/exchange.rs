@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use fadam_core::Gradients;
 
 use super::Collective;
-use super::replicas::checksum_of;
+use super::replicas::checksum;
 
 /// What a rank has to say of its share of a step.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,7 +30,7 @@ impl Told {
         let of = |(name, g): (&String, &Tensor)| format!("{name} {:?} {:?};", g.dims(), g.dtype());
         let each = gradients.into_iter().map(|part| part.iter().map(of).collect::<String>());
         let layout = each.collect::<Vec<_>>().join("|");
-        Self { units, interrupted, layout: checksum_of(&layout), losses }
+        Self { units, interrupted, layout: checksum(layout.as_bytes()), losses }
     }
 
     /// What all ranks together say: the sum of the units, whether any was interrupted, and the losses in the order in

@@ -1,13 +1,10 @@
 //! Whether every rank has the same model, to the last bit.
 
-use std::hash::Hasher as _;
-
 use anyhow::bail;
-use candle_core::{Device, Var};
 use fadam_core::NamedVars;
 
 use super::Collective;
-use super::shards::raw;
+use super::shards::bytes;
 
 /// How many names an error gives.
 const NAMED: usize = 5;
@@ -23,7 +20,7 @@ pub(super) fn check(
 ) -> anyhow::Result<()> {
     let mut mine = Vec::with_capacity(8 * model.len());
     for (_, var) in model.iter() {
-        mine.extend_from_slice(&checksum(var)?.to_le_bytes());
+        mine.extend_from_slice(&checksum(&bytes(var)?).to_le_bytes());
     }
     let all = collective.all_gather(&mine)?;
     let mut ranks = all.chunks_exact(mine.len().max(1));
@@ -42,41 +39,18 @@ pub(super) fn check(
 
 /// A number that changes with every bit: FNV-1a over words of eight bytes. Each of its steps is one-to-one, so that two
 /// variables that differ in one word never have the same.
-fn checksum(var: &Var) -> anyhow::Result<u64> {
-    let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?.contiguous()?;
-    let bytes = raw(&tensor);
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    hash.write(&bytes);
-    Ok(hash.finish())
-}
-
-struct Fnv(u64);
-
-impl std::hash::Hasher for Fnv {
-    fn write(&mut self, bytes: &[u8]) {
-        let (words, rest) = bytes.as_chunks::<8>();
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        for word in words.iter().chain([&last]) {
-            self.0 = (self.0 ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
-/// A checksum of text, for what all ranks must agree about.
-pub(super) fn checksum_of(text: &str) -> u64 {
-    let mut hash = Fnv(0xcbf2_9ce4_8422_2325);
-    hash.write(text.as_bytes());
-    hash.finish()
+pub(super) fn checksum(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let mut last = [0; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    words.iter().chain([&last]).fold(0xcbf2_9ce4_8422_2325, |hash, word| {
+        (hash ^ u64::from_le_bytes(*word)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::{DType, Tensor};
+    use candle_core::{DType, Device, Tensor, Var};
 
     use super::*;
     use crate::parallel::Threads;

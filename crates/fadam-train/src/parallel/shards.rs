@@ -1,7 +1,6 @@
 //! `ZeRO`, stage 1: each rank keeps the optimizer's state of some of the parameters, steps those, and gives their new
 //! numbers to the others.
 
-use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
@@ -111,14 +110,9 @@ fn bytes_of(var: &Var) -> usize {
 }
 
 /// The numbers of a variable as they are in memory.
-fn bytes(var: &Var) -> anyhow::Result<Vec<u8>> {
+pub(super) fn bytes(var: &Var) -> anyhow::Result<Vec<u8>> {
     let tensor = var.as_detached_tensor().to_device(&Device::Cpu)?.contiguous()?;
-    Ok(raw(&tensor).into_owned())
-}
-
-/// The bytes of a tensor in memory of the host.
-pub(super) fn raw(tensor: &Tensor) -> Cow<'_, [u8]> {
-    tensor.data()
+    Ok(tensor.data().into_owned())
 }
 
 #[cfg(test)]
