@@ -115,17 +115,17 @@ fn each_contrast_is_judged_by_its_pairs() {
     has(
         table,
         &[
-            "| λ 1e-3 | 2.875 | 3.1000 ± 0.0577 | 3 |",
-            "| λ 1e-4 | 2.998 | 2.9033 ± 0.0555 | 3 |",
+            "| λ 1e-3 | 2.875 | 3.100 ± 0.058 | 3 |",
+            "| λ 1e-4 | 2.998 | 2.903 ± 0.055 | 3 |",
             "| λ 1e-3 − λ 1e-2 | **holds** | −0.2000 ± 0.0058 | −0.2115 to −0.1885 | 3 | 0.002 | 2.875 − 3.007 |",
             "| λ 1e-3 − λ 1e-4 | **contradicts** | +0.1967 ± 0.0088 | +0.1790 to +0.2143 | 3 | 0.004 |",
-            "| λ 1e-3 − λ 1e-5 | **inconclusive** | −0.0100 ± 0.0208 | −0.0516 to +0.0316 | 3 | 0.678 |",
+            "| λ 1e-3 − λ 1e-5 | **inconclusive** | −0.010 ± 0.021 | −0.052 to +0.032 | 3 | 0.678 |",
             "**mixed** in held-out loss: 1 of 3 contrasts hold, 1 contradict.",
         ],
     );
     has(
         &html,
-        &["<td><span class=\"verdict contradicts\">contradicts</span></td>", "3.1000 ± 0.0577"],
+        &["<td><span class=\"verdict contradicts\">contradicts</span></td>", "3.100 ± 0.058"],
     );
     has(
         section(&markdown, "## What came of it"),
@@ -162,11 +162,11 @@ fn divergence_missing_seeds_and_ties_are_shown_as_what_they_are() {
     has(
         section(&markdown, "## Table 3"),
         &[
-            "| ε 1e-12 | 2.42 | 2.1500 ± 0.0500 | 2 of 3, 1 NaN |",
-            "| ε 1e-20 | NaN | 1.9000 | 1 of 3, 2 missing |",
+            "| ε 1e-12 | 2.42 | 2.150 ± 0.050 | 2 of 3, 1 NaN |",
+            "| ε 1e-20 | NaN | 1.900 | 1 of 3, 2 missing |",
             "| ε 1e-30 | NaN | NaN | 0 of 3, 3 NaN |",
-            "| adaptive − ε 1e-12 | **holds** | −0.1000 ± 0.0000 | −0.1000 to −0.1000 | 2, second NaN ×1 |",
-            "| adaptive − ε 1e-20 | **inconclusive** | +0.1000 | – | 1 | – | 2.39 − NaN |",
+            "| adaptive − ε 1e-12 | **holds** | −0.100 ± 0.000 | −0.100 to −0.100 | 2, second NaN ×1 |",
+            "| adaptive − ε 1e-20 | **inconclusive** | +0.100 | – | 1 | – | 2.39 − NaN |",
             "| adaptive − ε 1e-30 | **holds** | – | – | 0, second NaN ×3 | – |",
             "Not run: ε 1e-15. ",
             "**holds** in held-out loss: 3 of 5 contrasts hold, 1 not run.",
@@ -205,9 +205,9 @@ fn one_seed_is_inconclusive_and_unpaired_seeds_are_said_to_be() {
     has(
         section(&markdown, "## Figure 1a"),
         &[
-            "| FAdafactor − Adafactor | **inconclusive** | −1.0000 | – | 1 | – | first is lower |",
+            "| FAdafactor − Adafactor | **inconclusive** | −1.000 | – | 1 | – | first is lower |",
             "not paired: no seed in common",
-            "| FAdafactor − Adafactor | **holds** | −1.0000 ± 0.0707 |",
+            "| FAdafactor − Adafactor | **holds** | −1.000 ± 0.071 |",
         ],
     );
 }
@@ -252,17 +252,17 @@ fn a_search_is_shown_and_its_two_answers_are() {
         table,
         &[
             "#### rho, at one learning rate, 1e-3",
-            "| ρ 0.5 − ρ 0.4 | **holds** | −0.4000 ± 0.0000 |",
+            "| ρ 0.5 − ρ 0.4 | **holds** | −0.400 ± 0.000 |",
             "#### rho, each cell at the learning rate that its search found best",
-            "| ρ 0.4 | 3.9 | 3.0000 ± 0.0000 | 2 of 3, 1 missing | 3e-3 |",
-            "| ρ 0.5 − ρ 0.4 | **contradicts** | +0.1000 ± 0.0000 |",
+            "| ρ 0.4 | 3.9 | 3.000 ± 0.000 | 2 of 3, 1 missing | 3e-3 |",
+            "| ρ 0.5 − ρ 0.4 | **contradicts** | +0.100 ± 0.000 |",
         ],
     );
     has(
         section(&markdown, "## Where the numbers are from"),
         &[
             "| cell | 1e-3 | 3e-3 | 1e-2 |",
-            "| rho=0.5 | 3.1000 | 3.3000 | NaN |",
+            "| rho=0.5 | 3.100 | 3.300 | NaN |",
             "may lie beyond, for rho=0.5.",
             "figures/rho-search.svg",
             "cargo run --release --bin ablate-rho -- --config sweeps/rho/sweep.toml --out runs/rho",
@@ -292,8 +292,8 @@ fn other_sweeps_and_single_runs_have_a_place_too() {
         sources,
         &[
             "It answers none of the paper's questions",
-            "| none | – | 3 | 2.2000 ± 0.0577 | +0.1000 ± 0.0000 |",
-            "| fadam | 0.001 | 1 | 2.5000 | 1.5000 |",
+            "| none | – | 3 | 2.200 ± 0.058 | +0.100 ± 0.000 |",
+            "| fadam | 0.001 | 1 | 2.500 | 1.500 |",
             "| commit | c0ffee |",
             "| machine | cpu, 2 threads |",
         ],

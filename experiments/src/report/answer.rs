@@ -232,7 +232,7 @@ fn contrast(
         printed: printed.map(|(a, b)| (a.to_owned(), b.to_owned())),
         evidence,
         p_value: evidence.difference.and_then(|difference| difference.p_value()),
-        verdict: evidence.verdict(paper, metric.lower_is_better),
+        verdict: evidence.verdict(paper, metric),
     }
 }
 

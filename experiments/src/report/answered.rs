@@ -7,6 +7,7 @@ use super::metric::{Metric, number};
 use super::page::link;
 use super::paper::{Item, Question};
 use super::sources;
+use super::statistics::Difference;
 use super::sweep::Sweep;
 use super::verdict::Verdict;
 
@@ -104,7 +105,10 @@ fn seeds(statistics: &CellStatistics, cell: &CellRuns<'_>, sweep: &Sweep) -> Str
 pub(super) fn mean(metric: &Metric, statistics: &CellStatistics) -> String {
     match statistics.mean {
         Some(mean) => match mean.standard_error {
-            Some(error) => format!("{} \u{b1} {}", metric.show(mean.mean), metric.show(error)),
+            Some(error) => {
+                let shown = number(mean.mean * metric.factor, metric.decimals_for(error));
+                format!("{shown} \u{b1} {}", metric.show_error(error))
+            }
             None => metric.show(mean.mean),
         },
         None if statistics.diverged > 0 => "NaN".to_owned(),
@@ -161,14 +165,26 @@ fn difference(metric: &Metric, contrast: &Contrast) -> (String, String) {
     let Some(difference) = contrast.evidence.difference else {
         return (dash(), dash());
     };
-    let shown = metric.show_signed(difference.mean);
-    match difference.standard_error {
+    let standard_error = difference.standard_error;
+    let show = |value: f64| metric.show_signed(value, standard_error);
+    match standard_error {
         Some(error) => {
-            let [low, high] = [-2.0, 2.0].map(|k| metric.show_signed(difference.mean + k * error));
-            (format!("{shown} \u{b1} {}", metric.show(error)), format!("{low} to {high}"))
+            let [low, high] = [-2.0, 2.0].map(|k| show(difference.mean + k * error));
+            (with_error(metric, &difference), format!("{low} to {high}"))
         }
-        None => (shown, dash()),
+        None => (show(difference.mean), dash()),
     }
+}
+
+/// `−0.0900 ± 0.0082`
+pub(super) fn with_error(metric: &Metric, difference: &Difference) -> String {
+    let Difference { mean, standard_error, .. } = *difference;
+    let mut words = metric.show_signed(mean, standard_error);
+    if let Some(error) = standard_error {
+        words += " \u{b1} ";
+        words += &metric.show_error(error);
+    }
+    words
 }
 
 fn p_value(p: f64) -> String {

@@ -13,7 +13,7 @@ pub struct Metric {
     pub factor: f64,
     /// Whether less is better.
     pub lower_is_better: bool,
-    /// Decimals that are shown.
+    /// Decimals that a value is shown with. One in the last of them is the smallest difference of interest.
     pub decimals: usize,
 }
 
@@ -28,8 +28,8 @@ impl Metric {
     /// ```
     pub fn of(column: &str, task: &str) -> Self {
         let (label, unit, factor, lower_is_better, decimals) = match column {
-            "eval_loss" | "best_eval_loss" => ("held-out loss", loss_unit(task), 1.0, true, 4),
-            "bits_per_byte" => ("held-out loss", "bits a byte", 1.0, true, 4),
+            "eval_loss" | "best_eval_loss" => ("held-out loss", loss_unit(task), 1.0, true, 3),
+            "bits_per_byte" => ("held-out loss", "bits a byte", 1.0, true, 3),
             "wer" => ("word error rate", "%", 100.0, true, 2),
             "cer" => ("character error rate", "%", 100.0, true, 2),
             "train_wer" => ("word error rate on training clips", "%", 100.0, true, 2),
@@ -46,7 +46,7 @@ impl Metric {
             "ssim" => ("SSIM", "", 1.0, false, 4),
             "code_usage" => ("codes in use", "%", 100.0, false, 1),
             "code_perplexity" => ("perplexity of the codes", "", 1.0, false, 1),
-            other => (other, "", 1.0, true, 4),
+            other => (other, "", 1.0, true, 3),
         };
         let (column, label) = (column.to_owned(), label.to_owned());
         Self { column, label, unit, factor, lower_is_better, decimals }
@@ -65,11 +65,36 @@ impl Metric {
         number(value * self.factor, self.decimals)
     }
 
-    /// A difference in the metric's unit, with its sign.
-    pub fn show_signed(&self, value: f64) -> String {
-        let text = self.show(value);
+    /// A standard error in the metric's unit, to two figures.
+    pub fn show_error(&self, error: f64) -> String {
+        number(error * self.factor, self.decimals_for(error))
+    }
+
+    /// A difference in the metric's unit, with its sign, to two figures of `error` (its standard error; of itself where there is none).
+    pub fn show_signed(&self, difference: f64, error: Option<f64>) -> String {
+        let decimals = self.decimals_for(error.filter(|error| *error > 0.0).unwrap_or(difference));
+        let text = number(difference * self.factor, decimals);
         let is_zero = !text.contains(|c: char| matches!(c, '1'..='9'));
-        if value > 0.0 && !is_zero { format!("+{text}") } else { text }
+        if difference > 0.0 && !is_zero { format!("+{text}") } else { text }
+    }
+
+    /// The smallest difference that is of interest, in the column's unit: one in the last decimal that is shown.
+    ///
+    /// ```
+    /// use experiments::report::metric::Metric;
+    /// assert_eq!(Metric::of("eval_loss", "train-llm").least_difference(), 0.001);
+    /// assert_eq!(Metric::of("wer", "train-asr").least_difference(), 0.0001, "0.01 %");
+    /// ```
+    pub fn least_difference(&self) -> f64 {
+        1.0 / (10_f64.powi(self.decimals as i32) * self.factor)
+    }
+
+    /// Decimals that show two figures of a value: those of the metric or up to four more; what needs more than that is zero.
+    pub fn decimals_for(&self, value: f64) -> usize {
+        // 2 of 0.25, 4 of 0.0025, infinitely many of 0.
+        let of_value = 1.0 - (value * self.factor).abs().log10().floor();
+        let (least, most) = (self.decimals, self.decimals + 4);
+        if (least as f64..=most as f64).contains(&of_value) { of_value as usize } else { least }
     }
 }
 
@@ -99,5 +124,26 @@ pub fn number(value: f64, decimals: usize) -> String {
         }
         Some(digits) => digits.to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_shown_to_two_figures_of_their_error() {
+        let loss = Metric::of("eval_loss", "train-llm");
+        assert_eq!(loss.show_signed(-0.049_5, Some(0.010_7)), "\u{2212}0.050");
+        assert_eq!(loss.show_error(0.010_7), "0.011");
+        assert_eq!(loss.show_signed(0.000_413, Some(0.000_02)), "+0.000413");
+        assert_eq!(loss.show_error(0.000_02), "0.000020");
+        assert_eq!(loss.show_signed(0.000_012_3, None), "+0.000012");
+        assert_eq!(loss.show_signed(0.000_012_3, Some(0.0)), "+0.000012");
+        assert_eq!(loss.show_signed(0.0, Some(0.0)), "0.000");
+        assert_eq!(loss.show_signed(1e-12, Some(1e-12)), "0.000", "rounding");
+        let wer = Metric::of("wer", "train-asr");
+        assert_eq!(wer.show_signed(0.012_345, Some(0.03)), "+1.23", "per cent");
+        assert_eq!(wer.show_error(0.000_012), "0.0012");
     }
 }

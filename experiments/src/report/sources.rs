@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::answer::{CellRuns, CellStatistics, evidence};
-use super::answered::mean;
+use super::answered::{mean, with_error};
 use super::charts;
 use super::document::{Block, Span, Table, heading, paragraph, slug, text};
 use super::metric::Metric;
@@ -230,11 +230,7 @@ fn own_table(sweep: &Sweep, phase: Phase, cells: &[CellRuns<'_>], metrics: &[Met
         for metric in metrics {
             row.push(text(mean(metric, &CellStatistics::of(cell, &metric.column))));
             let difference = evidence(cell, &cells[0], &metric.column).difference.filter(|_| k > 0);
-            let shown = difference.map_or(String::new(), |difference| {
-                let mean = metric.show_signed(difference.mean);
-                let error = difference.standard_error.map(|error| metric.show(error));
-                error.map_or(mean.clone(), |error| format!("{mean} \u{b1} {error}"))
-            });
+            let shown = difference.map_or(String::new(), |it| with_error(metric, &it));
             if cells.len() > 1 {
                 row.push(text(shown));
             }
