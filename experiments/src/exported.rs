@@ -13,6 +13,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use candle_core::{DType, Tensor};
 use fadam_core::NamedVars;
+use fadam_models::init::SeededVars;
 use fadam_train::config::{Experiment, RunConfig};
 use fadam_train::{SavedRun, bad_input, write_atomically, write_folder};
 use serde::Serialize;
@@ -85,6 +86,33 @@ fn parse<M: Manifest>(file: &Path) -> anyhow::Result<M> {
     let manifest: M = serde_json::from_value(json)?;
     manifest.check()?;
     Ok(manifest)
+}
+
+/// The variables of the model in an exported folder, none of them there yet, and not more than the weights beside them can fill:
+/// a number takes two bytes at least. So dimensions that are damaged ask for no more memory than there is a use for.
+///
+/// # Errors
+/// Bad input: there are no weights.
+pub fn vars(folder: &Path) -> anyhow::Result<SeededVars> {
+    let file = folder.join(MODEL_FILE);
+    let size = fs::metadata(&file)
+        .with_context(|| format!("{}: cannot be read", file.display()))
+        .map_err(bad_input)?
+        .len();
+    Ok(SeededVars::at_most(usize::try_from(size / 2)?))
+}
+
+/// Names `config.json` in what is wrong with a model of its dimensions.
+///
+/// # Errors
+/// As bad input, what `built` has.
+pub fn built<T>(folder: &Path, built: candle_core::Result<T>) -> anyhow::Result<T> {
+    built
+        .with_context(|| {
+            let file = folder.join(CONFIG_FILE);
+            format!("{}: {MODEL_FILE} beside it is not of these dimensions", file.display())
+        })
+        .map_err(bad_input)
 }
 
 /// Where the weights of a checkpoint come from; for people, never read back.

@@ -31,13 +31,30 @@ use rand_distr::{Distribution, StandardNormal, StandardUniform};
 #[derive(Debug, Clone)]
 pub struct SeededVars {
     seed: u64,
+    limit: usize,
     vars: Arc<Mutex<BTreeMap<String, Var>>>,
 }
 
 impl SeededVars {
     /// No variables yet; those to come are drawn from `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, vars: Arc::default() }
+        Self { seed, limit: usize::MAX, vars: Arc::default() }
+    }
+
+    /// No variables yet, and never more than this many numbers in all: for a model whose weights are somewhere already, where
+    /// dimensions that ask for more are wrong.
+    ///
+    /// ```
+    /// use candle_core::{DType, Device};
+    /// use fadam_models::init::SeededVars;
+    ///
+    /// let vb = SeededVars::at_most(10).builder(DType::F32, &Device::Cpu);
+    /// assert!(candle_nn::linear(4, 2, vb.pp("fits")).is_ok());
+    /// let refused = candle_nn::linear(4, 2, vb.pp("more")).unwrap_err();
+    /// assert!(refused.to_string().starts_with("more.weight: with its 8 numbers the model has more than 10"));
+    /// ```
+    pub fn at_most(numbers: usize) -> Self {
+        Self { limit: numbers, ..Self::new(0) }
     }
 
     /// A builder that creates a variable at the first request for its name, and returns the same one
@@ -62,6 +79,15 @@ impl SimpleBackend for SeededVars {
             let (expected, got) = (s, var.shape().clone());
             let msg = format!("parameter {name:?} was created with another shape");
             return Err(Error::UnexpectedShape { msg, expected, got });
+        }
+        let numbers = s.dims().iter().try_fold(1usize, |n, d| n.checked_mul(*d));
+        let taken: usize = vars.values().map(|var| var.elem_count()).sum();
+        if numbers.and_then(|n| n.checked_add(taken)).is_none_or(|n| n > self.limit) {
+            let (numbers, limit) =
+                (numbers.map_or("countless".to_owned(), |n| n.to_string()), self.limit);
+            return Err(Error::Msg(format!(
+                "{name}: with its {numbers} numbers the model has more than {limit}"
+            )));
         }
         let var = Var::from_tensor(&draw(self.seed, name, h, s, dev)?.to_dtype(dtype)?)?;
         let tensor = var.as_tensor().clone();

@@ -18,4 +18,4 @@ pub mod llm;
 pub mod quality;
 pub mod vqvae;
 
-pub use config_error::ConfigError;
+pub use config_error::{ConfigError, MAX_DIMENSION, MAX_TABLE};

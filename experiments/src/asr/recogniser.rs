@@ -13,7 +13,7 @@ use fadam_train::{Conversions, SavedRun, bad_input, load_weights};
 
 use super::config::TrainAsr;
 use super::exported::TransducerManifest;
-use crate::exported::{CONFIG_FILE, MODEL_FILE, Manifest};
+use crate::exported::{self, CONFIG_FILE, MODEL_FILE, Manifest};
 
 /// The units in a run folder, and in an exported one.
 pub const UNITS_FILE: &str = "units.json";
@@ -40,7 +40,8 @@ impl Recogniser {
         let config = run.config::<TrainAsr>()?;
         run.standing::<TrainAsr>()?; // refuses a checkpoint of another experiment
         let units = Units::load(&run.folder().join(UNITS_FILE)).map_err(bad_input)?;
-        let new = Self::build(config.model(), units, config.data().normalise, device)?;
+        let vars = SeededVars::new(0);
+        let new = Self::build(config.model(), units, config.data().normalise, vars, device)?;
         run.load_model(&new.vars)?;
         Ok(new)
     }
@@ -61,7 +62,8 @@ impl Recogniser {
                 units.size(),
             )));
         }
-        let new = Self::build(&model, units, normalise, device)?;
+        let vars = exported::vars(folder)?;
+        let new = exported::built(folder, Self::build(&model, units, normalise, vars, device))?;
         let converted = load_weights(&folder.join(MODEL_FILE), &new.vars)?;
         Ok((new, converted))
     }
@@ -71,21 +73,21 @@ impl Recogniser {
         config: &TransducerConfig,
         units: Units,
         normalise: Normalisation,
+        vars: SeededVars,
         device: &Device,
-    ) -> anyhow::Result<Self> {
-        let (_, vars) = trainable(config, units.size(), 0, device)?;
+    ) -> candle_core::Result<Self> {
+        let (_, vars) = trainable(config, units.size(), vars, device)?;
         Ok(Self { model: constant(config, units.size(), &vars)?, units, normalise, vars })
     }
 }
 
-/// A transducer to train, with initial weights from `seed`, and its parameters and running statistics.
+/// A transducer to train, with the initial weights that `vars` gives, and its parameters and running statistics.
 pub(super) fn trainable(
     config: &TransducerConfig,
     units: usize,
-    seed: u64,
+    vars: SeededVars,
     device: &Device,
 ) -> candle_core::Result<(Transducer, NamedVars)> {
-    let vars = SeededVars::new(seed);
     let model = Transducer::new(config, units, &vars.builder(DType::F32, device))?;
     Ok((model, NamedVars::from_iter(vars.into_named())))
 }

@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use fadam_core::NamedVars;
 use fadam_data::speech::{EvalBatches, SpeechBatch, SpeechBatches, SpeechSpec, Units};
 use fadam_models::asr::{Beam, Mode, RUNNING_MOMENTUM, Transducer, Utterances};
+use fadam_models::init::SeededVars;
 use fadam_train::config::RunConfig;
 use fadam_train::{Evaluation, Objective, Task, bad_input};
 use serde_json::Value;
@@ -67,7 +68,8 @@ impl AsrTask {
             eval = eval.first(data.eval_clips);
         }
         let batches = SpeechBatches::new(training, spec(data, train.batch, train.seed));
-        let (model, all) = trainable(config.model(), units.size(), train.seed, device)?;
+        let (model, all) =
+            trainable(config.model(), units.size(), SeededVars::new(train.seed), device)?;
         let frozen = constant(config.model(), units.size(), &all)?;
         let (vars, buffers) = all.split_buffers(NamedVars::is_batch_norm_statistic);
         Ok(Self {

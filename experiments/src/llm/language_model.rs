@@ -11,7 +11,7 @@ use fadam_train::{Conversions, SavedRun, bad_input, load_weights};
 
 use super::config::TrainLlm;
 use super::exported::DecoderManifest;
-use crate::exported::{CONFIG_FILE, MODEL_FILE, Manifest};
+use crate::exported::{self, CONFIG_FILE, MODEL_FILE, Manifest};
 
 /// The tokenizer in a run folder, and in an exported one.
 pub const TOKENIZER_FILE: &str = "tokenizer.json";
@@ -37,7 +37,7 @@ impl LanguageModel {
         run.standing::<TrainLlm>()?; // refuses a checkpoint of another experiment
         let tokenizer = Tokenizer::load(&run.folder().join(TOKENIZER_FILE), config.data().eos())
             .map_err(bad_input)?;
-        let new = Self::build(config.model(), tokenizer, device)?;
+        let new = Self::build(config.model(), tokenizer, SeededVars::new(0), device)?;
         run.load_model(&new.vars)?;
         Ok(new)
     }
@@ -58,14 +58,19 @@ impl LanguageModel {
                 CONFIG_FILE,
             )));
         }
-        let new = Self::build(&model, tokenizer, device)?;
+        let vars = exported::vars(folder)?;
+        let new = exported::built(folder, Self::build(&model, tokenizer, vars, device))?;
         let converted = load_weights(&folder.join(MODEL_FILE), &new.vars)?;
         Ok((new, converted))
     }
 
     /// A decoder of these dimensions, its weights not the trained ones yet.
-    fn build(config: &PalmConfig, tokenizer: Tokenizer, device: &Device) -> anyhow::Result<Self> {
-        let vars = SeededVars::new(0);
+    fn build(
+        config: &PalmConfig,
+        tokenizer: Tokenizer,
+        vars: SeededVars,
+        device: &Device,
+    ) -> candle_core::Result<Self> {
         let builder = vars.builder(DType::F32, device);
         let model = Palm::new(config, tokenizer.vocab_size(), &builder)?;
         Ok(Self { model, tokenizer, vars: NamedVars::from_iter(vars.into_named()) })

@@ -12,7 +12,7 @@ use fadam_train::{Conversions, SavedRun, load_weights};
 
 use super::config::TrainVqVae;
 use super::exported::VqVaeManifest;
-use crate::exported::{MODEL_FILE, Manifest};
+use crate::exported::{self, MODEL_FILE, Manifest};
 
 /// A VQ-VAE of constants, and its numbers by name.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Autoencoder {
     pub fn of_run(run: &SavedRun, device: &Device) -> anyhow::Result<Self> {
         let config = run.config::<TrainVqVae>()?;
         run.standing::<TrainVqVae>()?; // refuses a checkpoint of another experiment
-        let new = Self::build(config.model(), device)?;
+        let new = Self::build(config.model(), SeededVars::new(0), device)?;
         run.load_model(&new.vars)?;
         Ok(new)
     }
@@ -41,25 +41,26 @@ impl Autoencoder {
     /// # Errors
     /// Bad input: a folder whose files are missing, damaged or not of each other.
     pub fn of_export(folder: &Path, device: &Device) -> anyhow::Result<(Self, Conversions)> {
-        let new = Self::build(&VqVaeManifest::read(folder)?.model, device)?;
+        let config = VqVaeManifest::read(folder)?.model;
+        let vars = exported::vars(folder)?;
+        let new = exported::built(folder, Self::build(&config, vars, device))?;
         let converted = load_weights(&folder.join(MODEL_FILE), &new.vars)?;
         Ok((new, converted))
     }
 
     /// A VQ-VAE of these dimensions, its weights not the trained ones yet.
-    fn build(config: &VqVaeConfig, device: &Device) -> anyhow::Result<Self> {
-        let (_, vars) = trainable(config, 0, device)?;
+    fn build(config: &VqVaeConfig, vars: SeededVars, device: &Device) -> candle_core::Result<Self> {
+        let (_, vars) = trainable(config, vars, device)?;
         Ok(Self { model: constant(config, &vars, device)?, vars })
     }
 }
 
-/// A VQ-VAE to train, with initial weights from `seed`, and its parameters and buffers.
+/// A VQ-VAE to train, with the initial weights that `vars` gives, and its parameters and buffers.
 pub(super) fn trainable(
     config: &VqVaeConfig,
-    seed: u64,
+    vars: SeededVars,
     device: &Device,
 ) -> candle_core::Result<(VqVae, NamedVars)> {
-    let vars = SeededVars::new(seed);
     let model = VqVae::new(config, &vars.builder(DType::F32, device))?;
     Ok((model, NamedVars::from_iter(vars.into_named())))
 }

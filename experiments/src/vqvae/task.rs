@@ -8,6 +8,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Device, Tensor};
 use fadam_core::NamedVars;
 use fadam_data::image::{EvalImages, ImageBatches, ImageCursor};
+use fadam_models::init::SeededVars;
 use fadam_models::vqvae::{VqVae, VqVaeLosses};
 use fadam_train::config::RunConfig;
 use fadam_train::{Evaluation, Objective, Picture, Task, bad_input, write_atomically};
@@ -75,7 +76,7 @@ impl VqVaeTask {
         }
         let spec = data.batch_spec(train.batch, train.seed);
         let batches = ImageBatches::new(pictures.train, spec).map_err(bad_input)?;
-        let (model, all) = trainable(config.model(), train.seed, device)?;
+        let (model, all) = trainable(config.model(), SeededVars::new(train.seed), device)?;
         let frozen = constant(config.model(), &all, device)?;
         let (vars, buffers) = all.split_buffers(VqVae::is_buffer);
         Ok(Self {

@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use candle_core::{Device, Var};
-use experiments::asr::TrainAsr;
+use experiments::ablate::tasks;
+use experiments::asr::{Recogniser, TrainAsr};
 use experiments::fisher::config::Config as FisherConfig;
-use experiments::llm::TrainLlm;
+use experiments::llm::{LanguageModel, TrainLlm};
 use experiments::report::sweep::Sweep;
-use experiments::vqvae::TrainVqVae;
+use experiments::vqvae::{Autoencoder, TrainVqVae};
 use fadam_core::{AnyConfig, AnyOptimizer, NamedVars, WeightEma};
 use fadam_train::config::{Experiment, RunConfig};
+use fadam_train::sweep::check_sweep;
 use fadam_train::{SavedRun, load_weights};
 
 use super::common::Bench;
@@ -110,6 +113,53 @@ fn weights() {
         in_file("a.safetensors", bytes, |path| {
             WeightEma::new(&model, 0.9).unwrap().load(path).map_err(said)
         })
+    });
+}
+
+/// What `generate`, `transcribe` and `reconstruct` read, with the weights whole and the rest not.
+fn exported<M>(
+    program: &str,
+    train: &[&str],
+    files: &[&str],
+    open: impl Fn(&Path, &Device) -> anyhow::Result<M>,
+) {
+    let bench = Bench::new();
+    let done = |args: &[&str]| {
+        let ended = Command::new(program).args(args).current_dir(bench.path("")).output().unwrap();
+        assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+    };
+    done(&[train, &["--out", "new", "--steps", "1", "--quiet"]].concat());
+    done(&["--out", "new", "--export", "exported"]);
+    let folder = bench.path("exported");
+    for name in files {
+        let place = folder.join(name);
+        let whole = fs::read(&place).unwrap();
+        let read = |bytes: &[u8]| {
+            fs::write(&place, bytes).unwrap();
+            open(&folder, &Device::Cpu).map(drop).map_err(said)
+        };
+        survives(&format!("exported-{name}"), std::slice::from_ref(&whole), 64, &read);
+        fs::write(&place, whole).unwrap();
+    }
+}
+
+#[test]
+fn exported_models() {
+    let small = ["--config", "small.toml"];
+    let files = ["config.json", "tokenizer.json", "model.safetensors"];
+    exported(env!("CARGO_BIN_EXE_train-llm"), &small, &files, LanguageModel::of_export);
+    let files = ["config.json", "units.json"];
+    exported(env!("CARGO_BIN_EXE_train-asr"), &[], &files, Recogniser::of_export);
+    exported(env!("CARGO_BIN_EXE_train-vqvae"), &[], &files[..1], Autoencoder::of_export);
+}
+
+#[test]
+fn sweeps() {
+    let names = ["rho", "compare", "weight-decay-asr", "epsilon-vqvae"];
+    let seeds = names.map(|name| file(&format!("configs/ablate/{name}.toml")));
+    let tasks = tasks();
+    survives("sweep", &seeds, 64, &|bytes| {
+        in_file("a.toml", bytes, |path| check_sweep(path, &tasks).map(drop).map_err(said))
     });
 }
 

@@ -126,8 +126,7 @@ impl TransducerConfig {
             ("d_joint", self.d_joint),
             ("loss_mib", self.loss_mib),
         ] {
-            let message = || "must be at least 1, got 0".to_owned();
-            ConfigError::require(field, value > 0, message)?;
+            ConfigError::dimension(field, value)?;
         }
         let Self { d_model: d, heads, groups, kernel, .. } = *self;
         let message = || format!("must divide d_model = {d} into heads of even width, got {heads}");

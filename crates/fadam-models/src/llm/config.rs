@@ -89,15 +89,14 @@ impl PalmConfig {
             ("d_ff", self.d_ff),
             ("seq_len", self.seq_len),
         ] {
-            if value == 0 {
-                return fail(field, "must be at least 1, got 0".to_owned());
-            }
+            ConfigError::dimension(field, value)?;
         }
         if !self.d_model.is_multiple_of(2 * self.heads) {
             let (d, h) = (self.d_model, self.heads);
             let message = format!("must divide d_model = {d} into heads of even width, got {h}");
             return fail("heads", message);
         }
+        ConfigError::table("seq_len", self.seq_len, self.d_head())?;
         for (field, value) in [("norm_eps", self.norm_eps), ("rope_base", self.rope_base)] {
             if !(value.is_finite() && value > 0.0) {
                 return fail(field, format!("must be a finite number above 0, got {value}"));

@@ -90,7 +90,7 @@ impl TowerConfig {
     fn check(&self, fields: [&'static str; 4]) -> Result<(), ConfigError> {
         let Self { layers, d_model: d, heads, mlp } = *self;
         for (field, value) in fields.into_iter().zip([layers, d, heads, mlp]) {
-            at_least_1(field, value)?;
+            ConfigError::dimension(field, value)?;
         }
         let message =
             || format!("must be a multiple of 4, for positions in two dimensions, got {d}");
@@ -113,10 +113,6 @@ impl TowerConfig {
 /// Parameters of a map with a bias.
 fn affine(out: usize, inner: usize) -> usize {
     out * inner + out
-}
-
-fn at_least_1(field: &'static str, value: usize) -> Result<(), ConfigError> {
-    ConfigError::require(field, value > 0, || "must be at least 1, got 0".to_owned())
 }
 
 impl Default for VqVaeConfig {
@@ -182,7 +178,7 @@ impl VqVaeConfig {
         for (field, value) in
             [("image", self.image), ("patch", self.patch), ("code_width", self.code_width)]
         {
-            at_least_1(field, value)?;
+            ConfigError::dimension(field, value)?;
         }
         let (image, patch) = (self.image, self.patch);
         let message = || format!("must divide image = {image}, got {patch}");
@@ -191,6 +187,8 @@ impl VqVaeConfig {
         self.encoder.check(fields)?;
         let fields = ["decoder.layers", "decoder.d_model", "decoder.heads", "decoder.mlp"];
         self.decoder.check(fields)?;
+        let width = self.encoder.d_model.max(self.decoder.d_model);
+        ConfigError::table("patch", self.tokens(), width)?;
         let message = || format!("must be at least 2 and less than 2^32, got {}", self.codes);
         let named = self.codes >= 2 && u32::try_from(self.codes).is_ok();
         ConfigError::require("codes", named, message)?;

@@ -51,7 +51,7 @@ mod runner;
 mod spec;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::config::{Experiment, Override, RunConfig};
 use crate::{CommonArgs, DeviceChoice, Error, Interrupt, Outcome};
@@ -167,9 +167,7 @@ pub fn run_sweep(
     if !args.seeds.is_empty() {
         spec.set_seeds(&args.seeds)?;
     }
-    let task = find(tasks, &spec.task.text()).map_err(|err| spec.task.error(err.to_string()))?;
-    let plan = Plan::new(spec);
-    plan.check(task)?;
+    let (plan, task) = planned(spec, tasks)?;
     if args.list {
         print_plan(&plan);
         return Ok(Outcome::Completed);
@@ -182,6 +180,23 @@ pub fn run_sweep(
     let ended = Runner::new(&plan, task, &folder, args.quiet)?.run(jobs, args.device, &interrupt);
     drop(lock);
     ended
+}
+
+/// Checks a sweep file and every configuration that it makes; how many runs it has at most.
+///
+/// # Errors
+///
+/// [`Error`] that names the first thing wrong with it.
+pub fn check_sweep(path: &Path, tasks: &[SweepTask]) -> Result<usize, Error> {
+    let (plan, _) = planned(Spec::read(path)?, tasks)?;
+    Ok(plan.count(&plan::Records::new()))
+}
+
+fn planned(spec: Spec, tasks: &[SweepTask]) -> Result<(Plan, &SweepTask), Error> {
+    let task = find(tasks, &spec.task.text()).map_err(|err| spec.task.error(err.to_string()))?;
+    let plan = Plan::new(spec);
+    plan.check(task)?;
+    Ok((plan, task))
 }
 
 fn find<'t>(tasks: &'t [SweepTask], name: &str) -> Result<&'t SweepTask, Error> {
