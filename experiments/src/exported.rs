@@ -102,15 +102,15 @@ pub fn vars(folder: &Path) -> anyhow::Result<SeededVars> {
     Ok(SeededVars::at_most(usize::try_from(size / 2)?))
 }
 
-/// Names `config.json` in what is wrong with a model of its dimensions.
+/// Names the files in what is wrong with a model of the dimensions in `config.json`.
 ///
 /// # Errors
 /// As bad input, what `built` has.
 pub fn built<T>(folder: &Path, built: candle_core::Result<T>) -> anyhow::Result<T> {
     built
         .with_context(|| {
-            let file = folder.join(CONFIG_FILE);
-            format!("{}: {MODEL_FILE} beside it is not of these dimensions", file.display())
+            let file = folder.join(MODEL_FILE);
+            format!("{}: is not of the dimensions in {CONFIG_FILE} beside it", file.display())
         })
         .map_err(bad_input)
 }

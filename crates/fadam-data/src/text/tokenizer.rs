@@ -90,7 +90,8 @@ impl Tokenizer {
         })?;
         let malformed = |reason| Error::MalformedTokenizer { path: path.to_path_buf(), reason };
         // The library expects JSON of what it is given, and panics where it is none.
-        serde_json::from_slice::<serde::de::IgnoredAny>(&json)
+        let text = std::str::from_utf8(&json).map_err(|error| malformed(error.to_string()))?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text)
             .map_err(|error| malformed(error.to_string()))?;
         let gave_up = || malformed("the tokenizers library gave up on it".to_owned());
         let inner = unpanicked(gave_up, || {
