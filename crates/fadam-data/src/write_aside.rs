@@ -2,12 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::{Error, Result};
 
-/// Writes `path` through a file beside it, `<name>.partial`, that takes the name when all of it is
-/// on the disk.
+/// Writes `path` through a file beside it, `<name>.<process>-<n>.partial`, that takes the name when all of it is
+/// on the disk. Of several that write at a time, in whatever processes, the last one stays.
 ///
 /// # Errors
 /// [`Error::Io`] when creating, writing or renaming fails; the partial file is then removed and
@@ -27,9 +28,7 @@ pub(crate) fn write_aside_or(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> Result<()>,
 ) -> Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
+    let partial = partial(path);
     let refused = |cause| unwritable(path, cause);
     let written = File::create(&partial).map_err(refused).and_then(|file| {
         let mut buffered = BufWriter::new(file);
@@ -45,7 +44,41 @@ pub(crate) fn write_aside_or(
     written
 }
 
+/// A name beside `path` that nobody else writes to.
+fn partial(path: &Path) -> PathBuf {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
+    let n = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(format!(".{}-{n}.partial", std::process::id()));
+    path.with_file_name(name)
+}
+
 /// A file that cannot be written.
 pub(crate) fn unwritable(path: &Path, cause: io::Error) -> Error {
     Error::Io { action: "write", path: path.to_path_buf(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_many_that_write_at_a_time_one_stays_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("checks.jsonl");
+        std::thread::scope(|scope| {
+            for letter in b'a'..b'i' {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..20 {
+                        let line = [letter; 50_000];
+                        write_aside(path, |file| file.write_all(&line)).unwrap();
+                    }
+                });
+            }
+        });
+        let kept = fs::read(&path).unwrap();
+        assert!(kept.len() == 50_000 && kept.iter().all(|letter| *letter == kept[0]));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
+    }
 }

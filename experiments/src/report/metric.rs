@@ -86,7 +86,7 @@ impl Metric {
     /// assert_eq!(Metric::of("wer", "train-asr").least_difference(), 0.0001, "0.01 %");
     /// ```
     pub fn least_difference(&self) -> f64 {
-        1.0 / (10_f64.powi(self.decimals as i32) * self.factor)
+        1.0 / (10_f64.powf(self.decimals as f64) * self.factor)
     }
 
     /// Decimals that show two figures of a value: those of the metric or up to four more; what needs more than that is zero.
