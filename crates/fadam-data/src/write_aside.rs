@@ -71,7 +71,7 @@ mod tests {
                 let path = &path;
                 scope.spawn(move || {
                     for _ in 0..20 {
-                        let line = [letter; 50_000];
+                        let line = vec![letter; 50_000];
                         write_aside(path, |file| file.write_all(&line)).unwrap();
                     }
                 });
