@@ -127,8 +127,8 @@ pub fn rule() -> Vec<String> {
             .to_owned(),
         "A difference of less than one in the last decimal that a metric's means are shown with (0.001 of a loss, 0.01 % of words, 0.01 of a \
          Fr\u{e9}chet distance) is of no interest, and no signal however certain it is. This sentence is younger than the runs of the \
-         language model, where certain differences of 0.00002 nats had held or contradicted; of the sweeps of speech and pictures, one ran \
-         and none had been read."
+         language model, where certain differences of 0.00002 nats had held or contradicted; of the sweeps of speech and pictures, one \
+         ran, and the losses of its first runs had been seen."
             .to_owned(),
         "A run that diverged is a result, NaN, and worse than one that did not. Where runs diverged on one side alone, the numbers that \
          are left have to agree with that, or, where none are left, at least two seeds."
