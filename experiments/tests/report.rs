@@ -271,6 +271,30 @@ fn a_search_is_shown_and_its_two_answers_are() {
 }
 
 #[test]
+fn a_sweep_about_one_question_is_no_part_of_an_answer_to_another() {
+    let bench = Bench::new();
+    // All of Table 4, and with the fixed ε two of the six cells of Table 3.
+    let losses = ["3.0", "3.1", "3.2"];
+    let mut cells: Vec<(&str, String)> = ["1e-1", "0.01", "1e-3", "1e-4", "1e-6", "1e-8", "off"]
+        .map(|eps2| (eps2, format!("1e-8,{eps2}")))
+        .to_vec();
+    let report = |cells: &[(&str, String)]| {
+        let cells: Vec<(&str, &str, [&str; 3])> =
+            cells.iter().map(|(name, values)| (*name, values.as_str(), losses)).collect();
+        bench.three_seeds("eps2", "optimizer.eps,optimizer.eps2", &cells);
+        bench.report().0
+    };
+    let markdown = report(&cells);
+    has(section(&markdown, "## Table 4"), &["#### eps2, "]);
+    assert!(section(&markdown, "## Table 3").contains("**not run yet**"));
+    // Without all of Table 4 it may be about either.
+    cells.remove(0);
+    let markdown = report(&cells);
+    has(section(&markdown, "## Table 4"), &["#### eps2, "]);
+    has(section(&markdown, "## Table 3"), &["#### eps2, ", "4 not run"]);
+}
+
+#[test]
 fn other_sweeps_and_single_runs_have_a_place_too() {
     let bench = Bench::new();
     bench.three_seeds(

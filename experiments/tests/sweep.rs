@@ -331,6 +331,7 @@ fn the_sweeps_of_the_tree() {
                 "1e-30",
             ],
             "epsilon2" => &["[1e-1, 1e-2, 1e-3, 1e-4, 1e-6, 1e-8]"],
+            "large" => &["\"fixed-1e-3\"", "\"adaptive-1e-3\"", "\"optimizer.eps2\" = \"off\""],
             "parts" => {
                 &["\"FAdam\"", "\"Adam\"", "\"FAdam-fixed-epsilon\"", "\"Adam-adaptive-epsilon\""]
             }
@@ -347,7 +348,7 @@ fn the_sweeps_of_the_tree() {
         }
         files += 1;
     }
-    assert_eq!(files, 28);
+    assert_eq!(files, 29);
     for ablation in experiments::ablate::ALL {
         for (_, file) in ablation.sweeps {
             let on_disk = fs::read_to_string(root.join(file.name)).unwrap();

@@ -88,7 +88,7 @@ fn table(table: &Table) -> String {
         .map(|(k, text)| format!("<th scope=\"col\"{}>{}</th>", class(k), escaped(text)))
         .collect();
     let cell = |(k, words): (usize, &Vec<Span>)| match k {
-        0 => format!("<th scope=\"row\">{}</th>", spans(words)),
+        0 => format!("<th scope=\"row\">{}</th>", row_name(words)),
         k => format!("<td{}>{}</td>", class(k), spans(words)),
     };
     let row = |row: &Vec<Vec<Span>>| {
@@ -101,6 +101,14 @@ fn table(table: &Table) -> String {
         "<div class=\"box\" tabindex=\"0\" role=\"region\" aria-label=\"{caption}\">\n<table>\n<caption><span>{caption}</span></caption>\n\
          <thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}</tbody>\n</table>\n</div>\n"
     )
+}
+
+/// Text that no line breaks at its hyphens, as in 1e-12, nor does it in names of runs.
+fn row_name(words: &[Span]) -> String {
+    match words {
+        [Span::Text(text)] => escaped(text).replace('-', "\u{2011}"),
+        words => spans(words),
+    }
 }
 
 /// Whether a column holds numbers: each of its cells that has a digit begins with one, or with a sign.

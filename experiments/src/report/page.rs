@@ -22,12 +22,13 @@ pub(super) struct Asked<'a> {
 /// None that drawing into memory can have.
 pub fn report(sweeps: &[Sweep]) -> anyhow::Result<Document> {
     let paper = Paper::get();
-    let asked: Vec<Asked<'_>> = paper
+    let mut asked: Vec<Asked<'_>> = paper
         .items
         .iter()
         .flat_map(|item| item.questions.iter().map(move |question| (item, question)))
         .map(|(item, question)| Asked { item, question, answers: answers(item, question, sweeps) })
         .collect();
+    leave_out_parts(&mut asked);
     let mut blocks = vec![
         paragraph(
             "Tables 1 to 6 and Figures 1a to 1d of \u{201c}FAdam: Adam is a natural gradient optimizer using diagonal empirical Fisher \
@@ -45,6 +46,23 @@ pub fn report(sweeps: &[Sweep]) -> anyhow::Result<Document> {
     blocks.extend(sources::blocks(sweeps, &asked)?);
     let title = "The FAdam paper's tables and figures, run here".to_owned();
     Ok(Document { title, blocks })
+}
+
+/// Leaves out answers with some of a question's cells from sweeps that have all cells of another question, which is the one they are about.
+fn leave_out_parts(asked: &mut [Asked<'_>]) {
+    let has_all =
+        |asked: &Asked<'_>, answer: &Answer<'_>| answer.cells.len() == asked.question.cells.len();
+    let about: Vec<&Sweep> = asked
+        .iter()
+        .flat_map(|asked| asked.answers.iter().filter(|answer| has_all(asked, answer)))
+        .map(|answer| answer.sweep)
+        .collect();
+    for Asked { question, answers, .. } in asked {
+        answers.retain(|answer| {
+            answer.cells.len() == question.cells.len()
+                || !about.iter().any(|sweep| std::ptr::eq(*sweep, answer.sweep))
+        });
+    }
 }
 
 pub(super) fn link(text: &str, to: &str) -> Vec<Span> {
